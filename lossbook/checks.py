@@ -1,0 +1,153 @@
+"""The input checks that losses and metrics share: bad input is refused by name, in one sentence.
+
+Shape and dtype checks are free and always run. Value checks (a NaN, a label out of range) read the tensor, which on a
+GPU waits for the device; `with checks.values(False)` switches them off for an inner loop. Under `torch.func` transforms
+and `torch.compile` there is no value to read yet, so there they are off by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+_VALUES: ContextVar[bool] = ContextVar("lossbook_value_checks", default=True)
+
+
+@contextmanager
+def values(enabled: bool) -> Iterator[None]:
+    """Switch the value checks on or off inside the block, for this thread (or task) only."""
+    token = _VALUES.set(enabled)
+    try:
+        yield
+    finally:
+        _VALUES.reset(token)
+
+
+def can_read(*tensors: Tensor) -> bool:
+    """Whether the checks may look at the values of these tensors."""
+    if torch.compiler.is_compiling() or not _VALUES.get():
+        return False
+    return not any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
+
+
+def finite(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor that holds NaN or infinity: ValueError naming the first bad entry."""
+    if not can_read(tensor):
+        return
+    # The sum is non-finite whenever an entry is; it costs a tenth of isfinite().all(). It may also overflow
+    # on finite input, so the exact answer is asked for only then.
+    if torch.isfinite(tensor.detach().sum()):
+        return
+    bad = ~torch.isfinite(tensor.detach())
+    if bad.any():
+        index = tuple(int(i) for i in bad.nonzero()[0])
+        raise ValueError(f"{name} must be finite, but {name}{list(index)} is {tensor[index].item()}")
+
+
+def parameter(
+    name: str, value: float | Tensor, low: float, high: float = float("inf"), *, open_low: bool = False
+) -> None:
+    """Refuse a hyperparameter outside [low, high] (outside (low, high] with `open_low`)."""
+    if isinstance(value, Tensor):
+        if value.dim() != 0:
+            raise ValueError(f"{name} must be a number or a 0-d tensor, but has shape {tuple(value.shape)}")
+        if not can_read(value):
+            return
+        value = float(value)
+    below = value <= low if open_low else value < low
+    if below or value > high or value != value:
+        bracket = "(" if open_low else "["
+        raise ValueError(f"{name} must lie in {bracket}{low:g}, {high:g}], but is {value:g}")
+
+
+def logits_and_target(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int | None = None,
+    soft: bool = False,
+) -> None:
+    """Check what a classification loss takes: `logits (N, C)` float, `target (N,)` integer labels in [0, C).
+
+    ignore_index is allowed as a label where it is given; with `soft` the target may also be `(N, C)` probabilities.
+
+    Raises:
+        TypeError: something is not a tensor.
+        ValueError: shape, dtype or value is wrong; the sentence names the argument and the offending value.
+    """
+    for name, tensor in (("logits", logits), ("target", target)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, but is {type(tensor).__name__}")
+    if logits.dim() != 2:
+        raise ValueError(f"logits must have shape (N, C), but have shape {tuple(logits.shape)}")
+    if not logits.is_floating_point():
+        raise ValueError(f"logits must be floating point, but have dtype {logits.dtype}")
+    n, c = logits.shape
+    if n == 0 or c == 0:
+        raise ValueError(f"logits are empty: shape {tuple(logits.shape)}")
+    if target.device != logits.device:
+        raise ValueError(f"target is on {target.device}, but logits are on {logits.device}")
+    if target.is_floating_point():
+        _soft_target(logits, target, soft)
+    else:
+        _hard_target(logits, target, ignore_index)
+    if weight is not None:
+        _class_weight(logits, weight)
+    finite("logits", logits)
+
+
+def _hard_target(logits: Tensor, target: Tensor, ignore_index: int | None) -> None:
+    n, c = logits.shape
+    if target.dtype == torch.bool or target.is_complex():
+        raise ValueError(f"target must hold integer labels, but has dtype {target.dtype}")
+    if target.shape != (n,):
+        raise ValueError(
+            f"target must have shape ({n},) to go with logits {(n, c)}, but has shape {tuple(target.shape)}"
+        )
+    if not can_read(target):
+        return
+    bad = (target < 0) | (target >= c)
+    if ignore_index is not None:
+        ignored = target == ignore_index
+        bad &= ~ignored
+        if ignored.all():
+            raise ValueError(f"every target equals ignore_index ({ignore_index}): there is nothing to average")
+    if bad.any():
+        raise ValueError(f"target has label {int(target[bad][0])}, but logits have {c} classes")
+
+
+def _soft_target(logits: Tensor, target: Tensor, soft: bool) -> None:
+    if not soft:
+        raise ValueError(f"target must hold integer labels, but has dtype {target.dtype}")
+    if target.shape != logits.shape:
+        raise ValueError(
+            f"target probabilities must have the shape of logits, {tuple(logits.shape)}, but have {tuple(target.shape)}"
+        )
+    if not can_read(target):
+        return
+    rows = target.detach().sum(dim=1)
+    off = ((rows - 1).abs() > 1e-2) | (target < 0).any(dim=1) | ~torch.isfinite(rows)
+    if off.any():
+        row = int(off.nonzero()[0, 0])
+        raise ValueError(f"target[{row}] is not a probability vector: {target[row].tolist()}")
+
+
+def _class_weight(logits: Tensor, weight: Tensor) -> None:
+    c = logits.shape[1]
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight must be a torch.Tensor, but is {type(weight).__name__}")
+    if weight.shape != (c,):
+        raise ValueError(f"weight must have shape ({c},), one entry a class, but has shape {tuple(weight.shape)}")
+    if can_read(weight) and not bool((torch.isfinite(weight) & (weight >= 0)).all()):
+        raise ValueError(f"weight must be finite and not negative, but is {weight.tolist()}")
+
+
+def reduction(name: str) -> None:
+    """Refuse a reduction that is not 'none', 'mean' or 'sum'."""
+    if name not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction must be 'none', 'mean' or 'sum', but is {name!r}")

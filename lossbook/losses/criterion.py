@@ -1,0 +1,41 @@
+"""A loss function as a module, for trainers that want one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Criterion(nn.Module):
+    """`Criterion(comp_sum, tau=1.5)(logits, target)` is `comp_sum(logits, target, tau=1.5)`.
+
+    Tensors among the parameters (class weights) become buffers, so that `.to(device)` moves them.
+
+    Raises:
+        TypeError: loss is not callable, or does not take a parameter of that name.
+    """
+
+    def __init__(self, loss: Callable[..., Tensor], **parameters: Any) -> None:
+        super().__init__()
+        if not callable(loss):
+            raise TypeError(f"loss must be a function of (logits, target), but is {type(loss).__name__}")
+        name = getattr(loss, "__name__", repr(loss))
+        accepted = [p.name for p in inspect.signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        for parameter in parameters:
+            if parameter not in accepted:
+                raise TypeError(f"{name} has no parameter {parameter!r}; it has {', '.join(accepted)}")
+        self.loss = loss
+        self._constants = {k: v for k, v in parameters.items() if not isinstance(v, Tensor)}
+        for key, value in parameters.items():
+            if isinstance(value, Tensor):
+                self.register_buffer(key, value)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return self.loss(logits, target, **self._constants, **dict(self.named_buffers(recurse=False)))
+
+    def extra_repr(self) -> str:
+        shown = {**self._constants, **{k: f"tensor{tuple(v.shape)}" for k, v in self.named_buffers(recurse=False)}}
+        return ", ".join([getattr(self.loss, "__name__", repr(self.loss)), *(f"{k}={v}" for k, v in shown.items())])

@@ -1,0 +1,174 @@
+"""Surrogates of the zero-one loss: cross-entropy, its family, and the margin loss it competes with.
+
+Shared by all: `logits (N, C)` floating point f, `target (N,)` integer labels y in [0, C), natural logarithms (nats),
+p = softmax(f), p_y its entry at the label. Every function takes
+
+    weight: `(C,)` non-negative; row i counts weight[y_i] times, and `mean` divides by the sum of those, as torch does.
+    ignore_index: rows with this label count for nothing.
+    reduction: "none" gives `(N,)`, "mean" and "sum" a scalar, in the dtype of the logits.
+
+and raises a ValueError that names the argument when a shape, a dtype, a label or a number is wrong. A parameter such as
+tau may be a 0-d tensor, so that `torch.func.vmap` can run over it. float16 and bfloat16 logits are computed in float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lossbook import checks
+from lossbook.losses._contract import at_label, prepare, reduce
+
+
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    label_smoothing: float | Tensor = 0.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """Cross-entropy (log-loss) with label smoothing.
+
+        loss = -sum_k t_k log p_k,    t = (1 - eps) onehot(y) + eps / C
+
+    In nats, at least the entropy of t. Gradient in f_k: p_k - t_k. Class weights enter as in torch: term k carries
+    weight[k], and `mean` divides by the sum of weight[y] (by N for probability targets).
+
+    Args:
+        logits: `(N, C)`.
+        target: `(N,)` labels, or `(N, C)` probabilities, each row summing to one.
+        label_smoothing: eps in [0, 1].
+
+    Source: Szegedy et al. 2016 (arXiv 1512.00567), section 7, for label smoothing. Equal to
+    `torch.nn.functional.cross_entropy`, with eps allowed to be a tensor and the labels checked.
+    """
+    checks.parameter("label_smoothing", label_smoothing, 0, 1)
+    f, y = prepare(logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction, soft=True)
+    eps, num_classes = label_smoothing, f.shape[1]
+    log_p = f.log_softmax(dim=1)
+    if weight is not None:
+        log_p = log_p * weight.to(log_p.dtype)
+    log_p_y = (y * log_p).sum(dim=1) if y.is_floating_point() else at_label(log_p, y)
+    loss = -(1 - eps) * log_p_y - eps / num_classes * log_p.sum(dim=1)
+    return reduce(loss, logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction, weighted=True)
+
+
+def comp_sum(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    tau: float | Tensor = 1.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """The comp-sum family: one knob from the sum-exponential loss over log-loss to the mean absolute error.
+
+        u = sum_{k != y} exp(f_k - f_y) = 1 / p_y - 1
+        loss = ((1 + u)^{1 - tau} - 1) / (1 - tau) = (1 - p_y^{tau - 1}) / (tau - 1),    log(1 + u) at tau = 1
+
+    tau = 0: 1/p_y - 1 (sum-exponential); tau = 1: cross-entropy; 1 < tau < 2: generalised cross-entropy with
+    q = tau - 1; tau = 2: 1 - p_y, half the mean absolute error. Range [0, inf) for tau <= 1 and [0, 1/(tau - 1)] above.
+    Gradient in f_k: p_y^{tau - 1} (p_k - 1[k = y]): tau > 1 turns down the rows that the model finds implausible.
+    Convex in the logits for tau in [0, 1] only.
+
+    For tau < 1 the loss grows like exp((1 - tau) * margin): at a label that trails by more than about 88 / (1 - tau)
+    nats it is inf in float32. That is the loss, not a defect; nothing is clipped.
+
+    Args:
+        tau: >= 0.
+
+    Source: Mao, Mohri, Zhong 2023 (arXiv 2304.07288).
+    """
+    checks.parameter("tau", tau, 0)
+    f, y = prepare(logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
+    loss = _one_minus_power(at_label(f.log_softmax(dim=1), y), tau - 1)
+    return reduce(loss, logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
+
+
+def generalized_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    q: float | Tensor = 0.7,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """Generalised cross-entropy: between cross-entropy (q -> 0) and half the mean absolute error (q = 1).
+
+        loss = (1 - p_y^q) / q
+
+    Range [0, 1/q]. The member tau = 1 + q of `comp_sum`. Gradient in f_k: p_y^q (p_k - 1[k = y]).
+
+    Args:
+        q: in (0, 1]; the paper uses 0.7.
+
+    Source: Zhang, Sabuncu 2018 (arXiv 1805.07836), equation 6.
+    """
+    checks.parameter("q", q, 0, 1, open_low=True)
+    f, y = prepare(logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
+    loss = _one_minus_power(at_label(f.log_softmax(dim=1), y), q)
+    return reduce(loss, logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
+
+
+def _one_minus_power(log_p: Tensor, a: float | Tensor) -> Tensor:
+    """(1 - p^a) / a, and its limit -log p at a = 0. expm1 keeps the digits that 1 - p^a loses when p^a is near 1."""
+    if not isinstance(a, Tensor):
+        return -log_p if abs(a) < 1e-6 else -torch.expm1(a * log_p) / a
+    near = a.abs() < 1e-6
+    # The unused branch must stay finite too: its gradient is multiplied by zero, and zero times NaN is NaN.
+    safe = torch.where(near, 1.0, a)
+    return torch.where(near, -log_p, -torch.expm1(torch.where(near, 0.0, safe * log_p)) / safe)
+
+
+def mae(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """Mean absolute error between the probabilities and the one-hot label.
+
+        loss = sum_k |p_k - 1[k = y]| = 2 (1 - p_y)
+
+    Range [0, 2]. Symmetric: the loss summed over all labels is the constant 2 (C - 1), which is why uniform label noise
+    leaves its minimiser alone. Gradient in f_k: 2 p_y (p_k - 1[k = y]), tiny wherever the label looks implausible.
+
+    Source: Ghosh, Kumar, Sastry 2017 (arXiv 1712.09482), section 3.
+    """
+    f, y = prepare(logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
+    loss = -2 * torch.expm1(at_label(f.log_softmax(dim=1), y))
+    return reduce(loss, logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
+
+
+def crammer_singer(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    margin: float | Tensor = 1.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """The multiclass hinge of Crammer and Singer: only the strongest rival counts, and only inside the margin.
+
+        loss = max_k ( f_k - f_y + margin 1[k != y] ) = max(0, margin + max_{k != y} f_k - f_y)
+
+    Range [0, inf), in units of the logits. Piecewise linear: the gradient is +1 at the strongest rival and -1 at the
+    label, shared evenly where rivals tie, zero once the label leads by the margin.
+
+    Args:
+        margin: >= 0.
+
+    Source: Crammer, Singer 2001, Journal of Machine Learning Research 2, 265-292, equation 3.
+    """
+    checks.parameter("margin", margin, 0)
+    f, y = prepare(logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
+    rival = torch.ones_like(f).scatter(1, y[:, None], 0.0)
+    loss = (f - at_label(f, y)[:, None] + margin * rival).amax(dim=1)
+    return reduce(loss, logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
