@@ -115,7 +115,7 @@ def generalized_cross_entropy(
 
 
 def _one_minus_power(log_p: Tensor, a: float | Tensor) -> Tensor:
-    """(1 - p^a) / a, and its limit -log p at a = 0. expm1 keeps the digits that 1 - p^a loses when p^a is near 1."""
+    """(1 - p^a) / a, and its limit -log p at a = 0. expm1 keeps the digits that 1 - p^a loses near it."""
     if not isinstance(a, Tensor):
         return -log_p if abs(a) < 1e-6 else -torch.expm1(a * log_p) / a
     near = a.abs() < 1e-6
