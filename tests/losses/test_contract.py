@@ -168,7 +168,7 @@ def test_vmap_over_the_parameter(name: str) -> None:
     if parameter is None:
         assert loss in (losses.cross_entropy, losses.mae, losses.brier)
         return
-    logits, target = batch()
+    logits, target = batch(n=32)
 
     def gradient(value: Tensor | float) -> Tensor:
         return grad(lambda f: loss(f, target, **{parameter: value}))(logits)
