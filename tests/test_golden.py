@@ -1,0 +1,147 @@
+"""Golden numbers: what the papers' own code computed, against what lossbook computes, in value and gradient.
+
+Every file of the folder named by LOSSBOOK_GOLDEN (default: tests/golden) is run. A file names its function; the case's
+arguments are passed by name, floats as float64 tensors. Where a file's form needs more, ADAPTERS has an entry. A file
+whose function is not built yet is skipped by name.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lossbook.metrics import calibration, collapse
+from lossbook.theory.collapse import mse_singular_values
+
+FOLDER = Path(os.environ.get("LOSSBOOK_GOLDEN", Path(__file__).parent / "golden"))
+FILES = sorted(FOLDER.glob("*.json"))
+# The sources compute in float32 or float64; cases that need another tolerance bring it.
+RTOL = ATOL = 1e-6
+
+
+def calibration_toolkit(logits: Tensor, target: Tensor, *, n_bins: int) -> dict[str, float]:
+    probs = logits.softmax(dim=1)
+    return {
+        "ece": calibration.expected_calibration_error(probs, target, n_bins=n_bins),
+        "classwise_ece": calibration.classwise_calibration_error(probs, target, n_bins=n_bins),
+        "mce": calibration.maximum_calibration_error(probs, target, n_bins=n_bins),
+        "ace_equal_width": calibration.average_calibration_error(probs, target, n_bins=n_bins, weighting="bins"),
+        "mmce_squared": calibration.mmce(probs, target, squared=True),
+    }
+
+
+def collapse_metrics(features: Tensor, target: Tensor, weight: Tensor, bias: Tensor) -> dict[str, float]:
+    return {
+        "nc1": collapse.nc1(features, target),
+        "nc2_weights_etf": collapse.nc2_etf(weight),
+        "nc2_weights_orthogonal": collapse.nc2_orthogonal(weight),
+        "nc3_etf": collapse.nc3_etf(features, target, weight),
+        "nc3_orthogonal": collapse.nc3_orthogonal(features, target, weight),
+        "nc3_self_duality_unsquared": collapse.nc3_self_duality(features, target, weight, squared=False),
+        "nc_bias": collapse.nc_bias(features, target, weight, bias),
+    }
+
+
+def deep_linear_collapse(**arguments: Any) -> Any:
+    if "counts" in arguments:
+        return mse_singular_values(**arguments)
+    return collapse_metrics(**arguments)
+
+
+# file key -> function of the case's args and kwargs, returning what `expected["value"]` holds
+ADAPTERS: dict[str, Callable[..., Any]] = {
+    "calibration-toolkit": calibration_toolkit,
+    "deep-linear-collapse": deep_linear_collapse,
+}
+
+
+def function_of(document: dict[str, Any], case: dict[str, Any]) -> Callable[..., Any] | None:
+    """The function that a case calls, or None if lossbook does not have it yet."""
+    if document["key"] in ADAPTERS:
+        return ADAPTERS[document["key"]]
+    module, _, name = case.get("function", document["function"]).rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None
+
+
+def as_tensor(value: Any) -> Any:
+    """Lists of numbers as tensors: float64, or int64 where every number is an integer."""
+    if not isinstance(value, list):
+        return value
+    tensor = torch.tensor(value)
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def check(function: Callable[..., Any], case: dict[str, Any]) -> None:
+    """Raise AssertionError unless the function gives the case's value and gradients."""
+    expected = case["expected"]
+    gradients = expected.get("grad", {})
+    arguments = {name: as_tensor(value) for name, value in case["args"].items()}
+    for name in gradients:
+        arguments[name] = arguments[name].double().requires_grad_(True)
+    value = function(**arguments, **case.get("kwargs", {}))
+    tolerance = case.get("tolerance", RTOL)
+    compare("value", value, expected["value"], tolerance)
+    if gradients:
+        found = torch.autograd.grad(value, [arguments[name] for name in gradients])
+        for (name, numbers), gradient in zip(gradients.items(), found, strict=True):
+            compare(f"grad of {name}", gradient, numbers, tolerance)
+
+
+def compare(what: str, found: Any, expected: Any, tolerance: float) -> None:
+    if isinstance(expected, dict):
+        assert found.keys() >= expected.keys(), f"{what}: {sorted(expected.keys() - found.keys())} missing"
+        for name, number in expected.items():
+            compare(f"{what}[{name}]", found[name], number, tolerance)
+        return
+    found = torch.as_tensor(found, dtype=torch.float64).detach()
+    torch.testing.assert_close(
+        found,
+        torch.as_tensor(expected, dtype=torch.float64),
+        rtol=tolerance,
+        atol=max(tolerance, ATOL),
+        msg=lambda text: f"{what}: {text}",
+    )
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+def test_golden(path: Path) -> None:
+    document = json.loads(path.read_text())
+    missing = []
+    for case in document["cases"]:
+        function = function_of(document, case)
+        if function is None:
+            missing.append(case.get("function", document["function"]))
+        else:
+            check(function, case)
+    if missing:
+        pytest.skip(f"not built yet: {', '.join(sorted(set(missing)))}")
+
+
+def test_folder_holds_golden_files() -> None:
+    assert FILES, f"no golden files in {FOLDER}"
+
+
+@pytest.mark.parametrize("key", sorted(ADAPTERS))
+def test_a_wrong_number_fails(key: str) -> None:
+    """The comparison can fail: every expected number, off by a thousandth, is noticed."""
+    document = json.loads((Path(__file__).parent / "golden" / f"{key}.json").read_text())
+    for case in document["cases"]:
+        wrong = copy.deepcopy(case)
+        value = wrong["expected"]["value"]
+        for name in value if isinstance(value, dict) else range(len(value)):
+            off = copy.deepcopy(wrong)
+            off["expected"]["value"][name] *= 1.001
+            with pytest.raises(AssertionError):
+                check(ADAPTERS[key], off)
