@@ -7,14 +7,22 @@ from lossbook._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "animate": ["animate"],
+        "animation": ["animate"],
         "geometry": ["class_mean_basis", "class_means_3d", "decision_surface", "gram_heatmap"],
         "history": ["collapse_curves", "history_bands"],
         "losses": ["gradient_curves", "loss_curves"],
         "picture": ["Picture", "describe", "show"],
-        "play": ["play"],
+        "interactive": ["play"],
         "reliability": ["reliability_diagram"],
         "simplex": ["simplex_contours", "simplex_scatter"],
-        "style": ["LOSS_COLORS", "QUANTITY_CMAP", "SIGNED_CMAP", "class_style", "loss_style", "quantity_colors", "use_style"],
+        "style": [
+            "LOSS_COLORS",
+            "QUANTITY_CMAP",
+            "SIGNED_CMAP",
+            "class_style",
+            "loss_style",
+            "quantity_colors",
+            "use_style",
+        ],
     },
 )

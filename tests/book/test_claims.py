@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from IPython.utils.capture import capture_output
+from IPython import display
 
 from lossbook.book import catalog, claims, notebook
 
@@ -19,14 +19,17 @@ def one_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "load_catalog", lambda path=None: book)
 
 
-def shown(*arguments, **keywords) -> dict:
-    with capture_output() as captured:
-        claims.claim(*arguments, **keywords)
-    return captured.outputs[0].data
+@pytest.fixture
+def outputs(monkeypatch: pytest.MonkeyPatch) -> list:
+    """What the code under test displays, in order."""
+    seen: list = []
+    monkeypatch.setattr(display, "display", lambda data, raw=False: seen.append(data))
+    return seen
 
 
-def test_a_claim_shows_a_line_and_carries_its_numbers() -> None:
-    data = shown("a-paper/a-claim", torch.tensor([1.0, 2.0, 3.0]) > 0, measured={"ece": np.float64(0.123456789)})
+def test_a_claim_shows_a_line_and_carries_its_numbers(outputs: list) -> None:
+    claims.claim("a-paper/a-claim", torch.tensor([1.0, 2.0, 3.0]) > 0, measured={"ece": np.float64(0.123456789)})
+    (data,) = outputs
     payload = data[claims.MIME]
     assert payload == {
         "key": "a-paper/a-claim",
@@ -41,15 +44,17 @@ def test_a_claim_shows_a_line_and_carries_its_numbers() -> None:
     assert "&lt;better&gt;" in data["text/html"]
 
 
-def test_one_seed_against_is_enough_to_refute() -> None:
-    data = shown("a-paper/a-claim", [True, False, True])
+def test_one_seed_against_is_enough_to_refute(outputs: list) -> None:
+    claims.claim("a-paper/a-claim", [True, False, True])
+    (data,) = outputs
     assert data[claims.MIME]["status"] == "not reproduced"
     assert "2 of 3 seeds" in data["text/plain"]
     assert "The catalogue expects: reproduced." in data["text/plain"]
 
 
-def test_a_single_truth_value_says_how_many_seeds() -> None:
-    assert shown("a-paper/a-claim", np.bool_(True), seeds=5)[claims.MIME]["seeds"] == 5
+def test_a_single_truth_value_says_how_many_seeds(outputs: list) -> None:
+    claims.claim("a-paper/a-claim", np.bool_(True), seeds=5)
+    assert outputs[0][claims.MIME]["seeds"] == 5
 
 
 @pytest.mark.parametrize(
@@ -107,7 +112,6 @@ def test_setup_refuses_by_name(settings: dict, sentence: str) -> None:
         notebook.setup(**settings)
 
 
-def test_show_source_shows_the_package() -> None:
-    with capture_output() as captured:
-        notebook.show_source(notebook.Run.seeds)
-    assert captured.outputs[0].data["text/markdown"].startswith("```python\ndef seeds(self, n: int)")
+def test_show_source_shows_the_package(outputs: list) -> None:
+    notebook.show_source(notebook.Run.seeds)
+    assert outputs[0].data.startswith("```python\ndef seeds(self, n: int)")

@@ -1,0 +1,262 @@
+"""The command line: `lossbook run|claims|papers|data|bench|site|book`."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lossbook.book.runner import Result
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+EXECUTED = Path("build/notebooks")
+SITE = Path("build/site")
+
+Executed = Annotated[Path, typer.Option(help="The folder of executed notebooks.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Notebooks at a time; if not given, one per core.")]
+Timeout = Annotated[float, typer.Option(min=1, help="Seconds for a whole notebook.")]
+
+
+@app.callback()
+def lossbook() -> None:
+    """A book that runs: classification losses, calibration and the geometry of training."""
+
+
+@app.command()
+def run(
+    notebooks: Annotated[
+        list[Path] | None, typer.Argument(help="Notebooks or folders; if none, all of notebooks/.")
+    ] = None,
+    profile: Annotated[
+        Literal["quick", "full"], typer.Option(help="How long, and on what, the notebooks train.")
+    ] = "quick",
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", metavar="NAME VALUE", help="A parameter of the notebooks; may be repeated."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
+    workers: Workers = None,
+    timeout: Timeout = 600.0,
+    out: Annotated[Path, typer.Option(help="Where the executed notebooks go.")] = EXECUTED,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Also write the results into the sources.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run again what has not changed.")] = False,
+) -> None:
+    """Execute notebooks; what has not changed is not run again."""
+    results = _run(
+        paths=notebooks or None,
+        profile=profile,
+        parameters=_parameters(parameter or []),
+        device=device,
+        workers=workers,
+        timeout=timeout,
+        out=out,
+        in_place=in_place,
+        force=force,
+    )
+    if not _show_results(results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def claims(executed: Executed = EXECUTED) -> None:
+    """What the executed notebooks claim, against what the catalogue expects; status 1 if they differ."""
+    if not _show_claims(executed):
+        raise typer.Exit(1)
+
+
+@app.command()
+def papers(
+    part: Annotated[str | None, typer.Option(help="Only the parts whose names contain this.")] = None,
+    planned: Annotated[bool, typer.Option("--planned", help="Only papers without a notebook yet.")] = False,
+    built: Annotated[bool, typer.Option("--built", help="Only papers with a notebook.")] = False,
+) -> None:
+    """The catalogue of papers."""
+    import pandas as pd
+
+    from lossbook.book.catalog import load_catalog
+
+    entries = load_catalog().papers.values()
+    chosen = [e for e in entries if (part or "") in e.part and (e.built or not built) and (not e.built or not planned)]
+    rows = [(e.key, e.part, e.kind, e.arxiv, e.title, e.notebook or "planned") for e in chosen]
+    _table(pd.DataFrame(rows, columns=["key", "part", "kind", "arXiv", "title", "notebook"]))
+    typer.echo(f"{len(chosen)} papers, {sum(entry.built for entry in chosen)} with a notebook")
+
+
+@app.command()
+def data() -> None:
+    """The datasets: what they hold, and whether they are here."""
+    import pandas as pd
+
+    from lossbook.data import data_root, describe, names
+
+    facts = [describe(name) for name in names()]
+    rows = [(fact["name"], fact["where"], fact["Size"], fact["Classes"], fact["Licence"]) for fact in facts]
+    _table(pd.DataFrame(rows, columns=["name", "where", "size", "classes", "licence"]))
+    typer.echo(f"Files are looked for in {data_root()}, and downloaded to it; LOSSBOOK_DATA names another folder")
+
+
+@app.command()
+def bench(
+    groups: Annotated[list[str] | None, typer.Argument(help="Which measurements; all if none.")] = None,
+    repeats: Annotated[int, typer.Option(help="How often each pair is timed.")] = 3,
+    json: Annotated[Path | None, typer.Option(help="Also write the measurements to this file.")] = None,
+) -> None:
+    """Measure speed against named peers, in the same run."""
+    import pandas as pd
+
+    from lossbook.book.bench import run_bench, write_json
+
+    measurements = []
+    for m in run_bench(groups or None, repeats=repeats):
+        typer.echo(f"{m.name}: {m.ours:.3g} s, {m.peer_name}: {m.peer:.3g} s", err=True)
+        measurements.append(m)
+    rows = [
+        (
+            m.name,
+            f"{m.ours:.3g} s",
+            m.peer_name,
+            f"{m.peer:.3g} s",
+            f"{m.ratio:.2f} ({m.low:.2f} to {m.high:.2f})",
+            m.note,
+        )
+        for m in measurements
+    ]
+    _table(
+        pd.DataFrame(rows, columns=["what", "lossbook", "peer", "its time", "times faster", "note"]), right={"lossbook"}
+    )
+    if json is not None:
+        write_json(measurements, json)
+
+
+@app.command()
+def site(executed: Executed = EXECUTED, out: Annotated[Path, typer.Option(help="The site's folder.")] = SITE) -> None:
+    """Build the static site from the executed notebooks."""
+    from lossbook.book.site import build_site
+
+    typer.echo(f"Open {build_site(executed, out).resolve()}")
+
+
+@app.command()
+def book(workers: Workers = None, timeout: Timeout = 600.0) -> None:
+    """The whole book: run every notebook, build the site, and hold the claims against the catalogue."""
+    from lossbook.book.site import build_site
+
+    results = _run(workers=workers, timeout=timeout, out=EXECUTED)
+    typer.echo("building the site", err=True)
+    page = build_site(EXECUTED, SITE)
+    good = [_show_results(results), _show_claims(EXECUTED)]
+    typer.echo(f"Open {page.resolve()}")
+    if not all(good):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """The entry point: an error is one sentence on stderr, and a status."""
+    sys.exit(_main(sys.argv[1:]))
+
+
+def _main(argv: Sequence[str]) -> int:
+    try:
+        return app(_join_pairs(argv), prog_name="lossbook", standalone_mode=False) or 0
+    except typer.TyperException as error:
+        # Without a message it has shown the help already.
+        if message := error.format_message():
+            typer.echo(f"lossbook: {message}", err=True)
+        return error.exit_code
+    except Exception as error:
+        from lossbook.book.runner import RunError
+        from lossbook.book.site import SiteError
+
+        # What the package raises to be read; anything else is a mistake of its own, and needs its traceback.
+        if not isinstance(error, RunError | SiteError | ValueError | OSError):
+            raise
+        typer.echo(f"lossbook: {error}", err=True)
+        return 1
+
+
+def _run(**arguments: Any) -> list[Result]:
+    from lossbook.book.runner import Interrupted, run_notebooks
+
+    try:
+        return run_notebooks(**arguments)
+    except Interrupted as interrupt:
+        kept = f"{len(interrupt.results)} finished and kept"
+        typer.echo(f"lossbook: {interrupt}; {kept}, and the same command goes on from there", err=True)
+        raise typer.Exit(128 + interrupt.signum) from None
+
+
+def _show_results(results: Sequence[Result]) -> bool:
+    """A row per notebook; True if all are good."""
+    import pandas as pd
+
+    rows = [(_short(r.notebook), r.status, f"{r.seconds:.1f} s", f"{r.overhead:.1f} s", r.error or "") for r in results]
+    _table(pd.DataFrame(rows, columns=["notebook", "result", "took", "start-up", "error"]), right={"took", "start-up"})
+    return all(result.status != "failed" for result in results)
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _show_claims(executed: Path) -> bool:
+    """A row per claim; True if all are as the catalogue expects."""
+    from lossbook.book.results import claims_table
+
+    table = claims_table(executed)
+    shown = table.assign(ok=table.ok.map({True: "✓", False: "✗"})).drop(columns="notebook")
+    _table(shown, right={"seeds"})
+    typer.echo(f"{table.ok.sum()} of {len(table)} claims are as the catalogue expects")
+    return bool(table.ok.all())
+
+
+def _table(frame: pd.DataFrame, right: Collection[str] = ()) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in frame.columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(Text(str(value)) for value in row))
+    # In a file or a pipe there is no window to fit into.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _join_pairs(argv: Iterable[str]) -> list[str]:
+    """`-p name value`, as papermill has it, becomes `-p name=value`: one option takes one word."""
+    words = list(argv)
+    joined: list[str] = []
+    while words:
+        word = words.pop(0)
+        if word == "-p" and len(words) > 1 and "=" not in words[0]:
+            words[:2] = [f"{words[0]}={words[1]}"]
+        joined.append(word)
+    return joined
+
+
+def _parameters(pairs: Iterable[str]) -> dict[str, Any]:
+    """Name to value; a value is a Python literal if it reads as one, else a string."""
+    parameters = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise typer.BadParameter(f"-p takes a name and a value, not {pair!r}")
+        try:
+            parameters[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            parameters[name] = value
+    return parameters
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Datasets, generators with a known posterior, and corruptions.
+
+`load("mnist")` gives a `Dataset` with train, validation and test splits; `names()` lists what there is.
+"""
+
+from lossbook._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "dataset": ["Card", "DataError", "Dataset", "Split"],
+        "registry": ["data_root", "describe", "load", "names"],
+        "corruptions": ["flip_labels", "subsample"],
+        "synthetic": [],
+        "idx": [],
+        "cifar": [],
+        "images": [],
+        "fetch": [],
+    },
+)

@@ -1,0 +1,283 @@
+"""The metrics as `torchmetrics.Metric`: fed batch by batch, from one process or many.
+
+The state is bins or sums in float64, never samples, so memory does not grow, and the state of two halves merges into
+that of the whole (`merge_state`, or torch.distributed by itself). Each class computes with the functions of its
+sibling modules; an input may lie on another device than the metric. A value is a float64 tensor, NaN before the
+first batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lossbook.metrics import _bins, calibration, classification, collapse
+from lossbook.metrics._inputs import as_labels, as_matrix
+
+# For bins of equal mass: the histogram from which they are cut.
+_FINE_BINS = 2**12
+
+
+class _Mean(Metric):
+    """A sum over samples, divided by their number."""
+
+    full_state_update = False
+    is_differentiable = False
+    total: Tensor
+    samples: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("samples", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def _add(self, total: Tensor, samples: int) -> None:
+        self.total += total.to(self.total.device, torch.float64)
+        self.samples += samples
+
+    def compute(self) -> Tensor:
+        """The mean over all samples so far."""
+        return self.total / self.samples
+
+
+class Accuracy(_Mean):
+    """Streaming `accuracy`: the fraction of rows whose largest score is at the label."""
+
+    higher_is_better = True
+
+    def update(self, scores: Any, target: Any) -> None:
+        """Add a batch: scores (n, K), labels (n,)."""
+        scores = as_matrix("scores", scores)
+        target = as_labels("target", target, scores, scores.shape[1], "scores")
+        self._add(classification.correct_count(scores, target), len(scores))
+
+
+class BrierScore(_Mean):
+    """Streaming `brier_score` of (n, K) probabilities."""
+
+    higher_is_better = False
+
+    def update(self, probs: Any, target: Any) -> None:
+        """Add a batch: probabilities (n, K), labels (n,)."""
+        probs, target = calibration.matrix_predictions(probs, target)
+        self._add(calibration.row_loss_sum(probs, target, calibration.squared_distance), len(probs))
+
+
+class NegativeLogLikelihood(_Mean):
+    """Streaming `negative_log_likelihood` of (n, K) probabilities, or of logits with `from_logits`."""
+
+    higher_is_better = False
+
+    def __init__(self, *, from_logits: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.from_logits = from_logits
+
+    def update(self, probs: Any, target: Any) -> None:
+        """Add a batch: probabilities or logits (n, K), labels (n,)."""
+        if self.from_logits:
+            logits = as_matrix("logits", probs)
+            target = as_labels("target", target, logits, logits.shape[1], "logits")
+            self._add(calibration.logit_loss_sum(logits, target), len(logits))
+        else:
+            probs, target = calibration.matrix_predictions(probs, target)
+            self._add(calibration.row_loss_sum(probs, target, calibration.log_loss), len(probs))
+
+
+class CalibrationError(Metric):
+    """Streaming `expected_calibration_error`.
+
+    Uniform bins give the function's value. Quantile bins are cut from a histogram of 4096 fine bins, where a fine
+    bin that crosses a boundary is shared out in proportion: the value is the function's as long as no fine bin
+    (1/4096 wide) does.
+
+    Args:
+        n_bins, norm, strategy, debias: as the function.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+    sums: Tensor
+
+    def __init__(
+        self,
+        n_bins: int = 15,
+        norm: Literal[1, 2] = 1,
+        strategy: calibration.Strategy = "uniform",
+        *,
+        debias: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        calibration.check_options(n_bins, strategy)
+        _bins.check_choice("norm", norm, (1, 2))
+        self.n_bins, self.norm, self.strategy, self.debias = n_bins, norm, strategy, debias
+        kept = n_bins if strategy == "uniform" else _FINE_BINS
+        self.add_state("sums", torch.zeros(3, kept, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, probs: Any, target: Any) -> None:
+        """Add a batch: probabilities (n, K) with labels (n,), or confidences (n,) with outcomes (n,)."""
+        probs, target = calibration.predictions(probs, target)
+        sums = calibration.uniform_sums(probs, target, self.sums.shape[1])
+        self.sums += sums.to(self.sums.device)
+
+    def compute(self) -> Tensor:
+        """The calibration error of all samples so far."""
+        if not self.sums[0].any():
+            return self.sums.new_tensor(float("nan"))
+        sums = self.sums if self.strategy == "uniform" else _bins.equal_mass_from_fine(self.sums, self.n_bins)
+        return _bins.calibration_error(sums, self.norm, self.debias)
+
+
+class ClasswiseCalibrationError(Metric):
+    """Streaming `classwise_calibration_error` with uniform bins.
+
+    Args:
+        num_classes: K.
+        n_bins: as the function.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+    gap: Tensor
+    samples: Tensor
+
+    def __init__(self, num_classes: int, n_bins: int = 15, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        _bins.check_bins(n_bins)
+        _check_size("num_classes", num_classes, 1)
+        self.num_classes, self.n_bins = num_classes, n_bins
+        self.add_state("gap", torch.zeros(num_classes * n_bins, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("samples", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, probs: Any, target: Any) -> None:
+        """Add a batch: probabilities (n, K), labels (n,)."""
+        probs, target = calibration.matrix_predictions(probs, target)
+        if probs.shape[1] != self.num_classes:
+            raise ValueError(f"probs must have {self.num_classes} columns, but have shape {tuple(probs.shape)}")
+        self.gap += calibration.classwise_gaps(probs, target, self.n_bins).to(self.gap.device)
+        self.samples += len(probs)
+
+    def compute(self) -> Tensor:
+        """The classwise calibration error of all samples so far."""
+        return self.gap.abs().sum() / (self.samples * self.num_classes)
+
+
+class NeuralCollapse(Metric):
+    """Streaming `collapse_report`: class counts, class means and the within-class scatter matrix, accumulated about
+    the means.
+
+    `compute()` gives the measures that the features decide alone, `report(weight, bias)` also those that compare
+    them with a classifier. NC4 compares every sample with the means of all, so it takes a second pass:
+
+        for h, y in batches: geometry.update(h, y)
+        report = geometry.report(head.weight, head.bias)
+        nc4 = NearestMeanDisagreement(geometry.means, head.weight, head.bias)
+        for h, y in batches: nc4.update(h)
+
+    Args:
+        num_classes: K, at least 2.
+        dim: d, the number of features.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    moments: Tensor
+
+    def __init__(self, num_classes: int, dim: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        _check_size("num_classes", num_classes, 2)
+        _check_size("dim", dim, 1)
+        self.num_classes, self.dim = num_classes, dim
+        # One state, not three: counts, means and scatter can only be merged together.
+        self.add_state(
+            "moments", torch.zeros(num_classes + dim, 1 + dim, dtype=torch.float64), dist_reduce_fx=_merge_packed
+        )
+
+    def update(self, features: Any, target: Any) -> None:
+        """Add a batch: features (n, d), labels (n,)."""
+        features = as_matrix("features", features, "(N, d)")
+        if features.shape[1] != self.dim:
+            raise ValueError(f"features must have shape (N, {self.dim}), but have shape {tuple(features.shape)}")
+        target = as_labels("target", target, features, self.num_classes, "the metric")
+        batch = _pack(collapse.moments_of(features, target, self.num_classes))
+        self.moments = _merge_packed(torch.stack((self.moments, batch.to(self.moments.device))))
+
+    @property
+    def means(self) -> Tensor:
+        """(K, d) class means so far; ValueError if a class has no samples yet."""
+        return self._checked().mean
+
+    def compute(self) -> dict[str, float]:
+        """NC1 and NC2 of all samples so far, with the names of `collapse_report`; ValueError if a class has no
+        samples.
+        """
+        return collapse.report_of(self._checked())
+
+    def report(self, weight: Any, bias: Any = None) -> dict[str, float]:
+        """`collapse_report` but for NC4. weight (K, d), bias (K,) or None for 0."""
+        moments = self._checked()
+        weight, bias = collapse.check_head(weight, bias, self.num_classes, self.dim, moments.mean)
+        return collapse.report_of(moments) | collapse.head_report_of(moments, weight, bias)
+
+    def _checked(self) -> collapse.Moments:
+        moments = _unpack(self.moments)
+        collapse.check_classes(moments.count)
+        return moments
+
+
+class NearestMeanDisagreement(_Mean):
+    """Streaming `nc4` for known class means: how often the classifier and the nearest class mean disagree.
+
+    Args:
+        means: (K, d) class means, as `NeuralCollapse.means` or `class_means` give them.
+        weight: (K, d) classifier.
+        bias: (K,) or None for 0.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, means: Any, weight: Any, bias: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._means = as_matrix("means", means, "(K, d)").to(torch.float64)
+        num_classes, dim = self._means.shape
+        self._weight, self._bias = collapse.check_head(weight, bias, num_classes, dim, self._means)
+
+    def update(self, features: Any) -> None:
+        """Add a batch of features (n, d)."""
+        features = as_matrix("features", features, "(N, d)")
+        if features.shape[1] != self._means.shape[1]:
+            raise ValueError(
+                f"features must have shape (N, {self._means.shape[1]}), but have shape {tuple(features.shape)}"
+            )
+        known = (x.to(features.device) for x in (self._means, self._weight, self._bias))
+        self._add(collapse.disagreements(features, *known), len(features))
+
+
+def _check_size(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, but is {value!r}")
+
+
+def _pack(moments: collapse.Moments) -> Tensor:
+    """(K + d, 1 + d): counts and means above, the scatter below, a column of zeros beside it."""
+    above = torch.cat((moments.count[:, None], moments.mean), dim=1)
+    below = torch.nn.functional.pad(moments.scatter, (1, 0))
+    return torch.cat((above, below))
+
+
+def _unpack(packed: Tensor) -> collapse.Moments:
+    num_classes = packed.shape[0] - packed.shape[1] + 1
+    return collapse.Moments(packed[:num_classes, 0], packed[:num_classes, 1:], packed[num_classes:, 1:])
+
+
+def _merge_packed(stacked: Tensor) -> Tensor:
+    """The packed moments of all parts (P, K + d, 1 + d) together."""
+    total = _unpack(stacked[0])
+    for part in stacked[1:]:
+        total = collapse.merge(total, _unpack(part))
+    return _pack(total)

@@ -1,0 +1,14 @@
+"""Closed forms and constructions that experiments are held against."""
+
+from __future__ import annotations
+
+from lossbook._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "etf": ["orthogonal_frame", "simplex_etf"],
+        "posterior": ["bayes_error", "gaussian_mixture_posterior"],
+        "collapse": ["CESolution", "ce_minimizer", "mse_singular_values"],
+    },
+)

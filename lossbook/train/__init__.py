@@ -1,0 +1,8 @@
+"""Training: `fit` trains one network, `sweep` trains many configurations of one network at once."""
+
+from lossbook._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {"loop": ["fit", "Diverged"], "stacked": ["sweep", "SweepResult"], "benchmark": ["bench_sweep"]},
+)

@@ -1,0 +1,587 @@
+"""`sweep`: train many configurations of one architecture at once, as one network with stacked weights."""
+
+from __future__ import annotations
+
+import functools
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from lossbook import checks
+from lossbook.losses import cross_entropy
+from lossbook.train.grid import Configuration, configurations, loss_name
+from lossbook.train.loop import Diverged, evaluate, fit
+from lossbook.train.settings import (
+    EVALUATION_ROWS,
+    Examples,
+    Loss,
+    Outputs,
+    Penalty,
+    Settings,
+    batch_order,
+    check_labels,
+    examples,
+    function,
+    one_of,
+    own_randomness,
+    pick_device,
+    probe,
+    progress_bar,
+    whole,
+)
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+# What a step of one chunk may hold in memory. On a CPU more gains nothing: it leaves the caches, and what
+# `_keep_freed_memory` can keep.
+_CPU_BYTES = 32 * 2**20
+_METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+
+
+@dataclass(frozen=True, repr=False)
+class SweepResult:
+    """What a sweep trained, one entry a configuration, in the grid's order.
+
+    Attributes:
+        table: DataFrame, a row per configuration: the grid's keys, the last train_loss, train_accuracy, val_loss,
+            val_accuracy, with data.test also test_loss and test_accuracy, and `diverged`, the epoch in which the loss
+            stopped being finite (missing for the others). The numbers of a diverged configuration are NaN.
+        history: DataFrame, a row per configuration and evaluated epoch before it diverged: configuration (row of the
+            table), the grid's keys, epoch, and the four training and validation numbers.
+        method: "vmap" or "loop".
+        seconds: the training took, evaluation included.
+    """
+
+    table: DataFrame
+    history: DataFrame
+    method: str
+    seconds: float
+    _network: nn.Module
+    _make_model: Callable[[], nn.Module]
+    _state: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __repr__(self) -> str:
+        return f"SweepResult({len(self)} configurations, method={self.method!r}, {self.seconds:.1f} s)"
+
+    def model(self, i: int) -> nn.Module:
+        """A new module with the weights of configuration i, on the CPU, in evaluation mode."""
+        state = self._weights(i)
+        with torch.random.fork_rng(devices=[]):
+            model = self._make_model()
+        _load(model.cpu(), state)
+        return model.eval()
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits of every configuration, (R, N, C) on the CPU; NaN where it diverged."""
+        return self._predict(x, self._network)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Features of every configuration, (R, N, D) on the CPU; NaN where it diverged."""
+        if not hasattr(self._network, "features"):
+            raise TypeError(f"{type(self._network).__name__} has no .features(x)")
+        return self._predict(x, _Features(self._network))
+
+    def _weights(self, i: int) -> dict[str, Tensor]:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"configuration {i} of {len(self)}")
+        return {name: stacked[i] for name, stacked in self._state.items()}
+
+    @torch.no_grad()
+    def _predict(self, x: Tensor, module: nn.Module) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a torch.Tensor, but is {type(x).__name__}")
+        prefix = "network." if isinstance(module, _Features) else ""
+        device = next(iter(self._state.values())).device
+        rows = [part.to(device) for part in x.split(EVALUATION_ROWS)]
+        out = []
+        for i in range(len(self)):
+            state = {prefix + name: value for name, value in self._weights(i).items()}
+            out.append(torch.cat([functional_call(module, state, (part,)) for part in rows]).cpu())
+        return torch.stack(out)
+
+
+class _Features(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network.features(x)  # type: ignore[operator]
+
+
+def sweep(
+    make_model: Callable[[], nn.Module],
+    data: Any,
+    grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
+    *,
+    loss: Loss = cross_entropy,
+    epochs: int = 20,
+    batch_size: int | None = 128,
+    lr: float = 1e-3,
+    weight_decay: float = 0.0,
+    optimizer: str = "adam",
+    momentum: float = 0.9,
+    schedule: str = "constant",
+    seed: int = 0,
+    penalty: Penalty | None = None,
+    device: str | torch.device = "auto",
+    eval_every: int = 1,
+    progress: bool | None = None,
+    method: str = "auto",
+    chunk: int | None = None,
+) -> SweepResult:
+    """Train every configuration of a grid; each ends where `fit` would have brought it.
+
+    The weights of all configurations are stacked, `torch.func.vmap` runs them as one network, and one backward pass of
+    the sum of their losses gives every configuration its own gradient. That is many times faster than one after the
+    other, and the same up to rounding.
+
+    Args:
+        make_model: builds one network; called once a configuration with torch's generator seeded by its seed.
+        data: as for `fit`; with a `.test` split the table has test_loss and test_accuracy.
+        grid: dict of lists (all combinations, the last key varying fastest) or list of dicts. The keys seed, lr,
+            weight_decay, momentum (SGD) and loss replace the arguments below; label_noise is the rate of uniformly
+            flipped labels in the training split, drawn by the seed; any other key is passed to the loss by name.
+        loss: `loss(logits, target, **arguments)` -> scalar, for configurations that name none.
+        epochs, batch_size, lr, weight_decay, optimizer, momentum, schedule, seed, penalty, device, eval_every: as for
+            `fit`.
+        progress: show a bar; None shows it in a terminal or a live notebook.
+        method: "vmap" trains all at once, "loop" calls `fit` for each. "auto" takes vmap unless there is one
+            configuration, or the network or a loss does not allow it (batch normalisation, dropout, a loss that
+            branches on values); a warning then says why.
+        chunk: configurations trained at once; None takes as many as fit a modest part of the memory.
+
+    Raises:
+        ValueError, TypeError: an argument is refused; with method="vmap" also a network or loss that vmap refuses.
+
+    A configuration whose loss becomes NaN or infinite does not disturb the others; the table names the epoch.
+
+    Source: functorch's "model ensembling" tutorial, pytorch.org, for vmap over stacked weights.
+    """
+    settings = Settings(epochs, batch_size, lr, weight_decay, optimizer, momentum, schedule, seed, eval_every)
+    function("make_model", make_model)
+    one_of("method", method, ("auto", "vmap", "loop"))
+    if chunk is not None:
+        whole("chunk", chunk, 1)
+    configs = configurations(grid, loss, settings)
+    place = pick_device(device)
+    names = ["train", "val"] + ["test"] * (getattr(data, "test", None) is not None)
+    splits = {name: examples(data, name, place) for name in names}
+    models = _build(make_model, configs)
+    start = time.perf_counter()
+    with checks.values(False):
+        job = _Job(configs, models, splits, penalty, place)
+        method = _choose(method, job)
+        train = _vmap if method == "vmap" else _loop
+        state, records, diverged = train(job, chunk, progress)
+        seconds = time.perf_counter() - start
+        table, history = _frames(job, state, records, diverged)
+    return SweepResult(table, history, method, seconds, models[0].to(place).eval(), make_model, state)
+
+
+class _Job:
+    """What both methods train: configurations, their initial networks, data and noisy labels."""
+
+    def __init__(
+        self,
+        configs: list[Configuration],
+        models: list[nn.Module],
+        splits: dict[str, Examples],
+        penalty: Penalty | None,
+        device: torch.device,
+    ) -> None:
+        self.configs, self.models, self.splits, self.penalty, self.device = configs, models, splits, penalty, device
+        self.network = Outputs(models[0], penalty).to(device)
+        # Each configuration, because inside vmap a loss cannot look at its arguments to refuse them.
+        for config in configs:
+            _, num_classes = probe(self.network, config.bound_loss, splits["train"])
+        for name, split in splits.items():
+            check_labels(f"{name}.y", split.y, num_classes)
+        self.labels = self._noisy_labels(num_classes)
+        self.budget = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else _CPU_BYTES
+        self.row_bytes = self._row_bytes()
+
+    def _row_bytes(self) -> int:
+        """Memory that one example takes in a forward pass of one network: what autograd keeps, and the example."""
+        x = self.splits["train"].x[:64]
+        weights = {p.untyped_storage().data_ptr() for p in self.network.parameters()}
+        kept = x.nbytes
+
+        def keep(tensor: Tensor) -> Tensor:
+            nonlocal kept
+            if tensor.untyped_storage().data_ptr() not in weights:
+                kept += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            self.network(x)
+        return -(-kept // len(x))
+
+    def _noisy_labels(self, num_classes: int) -> Tensor:
+        """Training labels of every configuration, (R, N); rows share memory where no label is flipped."""
+        y = self.splits["train"].y
+        if not any(config.label_noise for config in self.configs):
+            return y.expand(len(self.configs), -1)
+        from lossbook.data import flip_labels
+
+        rows = [
+            flip_labels(y.cpu(), config.label_noise, num_classes, seed=config.settings.seed)[0]
+            for config in self.configs
+        ]
+        return torch.stack(rows).to(self.device)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, buffers that state_dict leaves out included."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+@torch.no_grad()
+def _load(model: nn.Module, state: dict[str, Tensor]) -> None:
+    for name, tensor in _tensors(model).items():
+        tensor.copy_(state[name])
+
+
+# Row of the table, epoch, the four metrics.
+Record = tuple[int, int, tuple[float, ...]]
+# Stacked weights and buffers, the records, and the epoch in which a configuration diverged.
+Trained = tuple[dict[str, Tensor], list[Record], dict[int, int]]
+
+
+def _build(make_model: Callable[[], nn.Module], configs: list[Configuration]) -> list[nn.Module]:
+    models: list[nn.Module] = []
+    shapes = None
+    for config in configs:
+        with own_randomness(config.settings.seed, torch.device("cpu")):
+            model = make_model()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"make_model must return a torch.nn.Module, but returns {type(model).__name__}")
+        if models and model is models[-1]:
+            raise ValueError("make_model must build a new network each time, but returns the same one twice")
+        found = {name: (value.shape, value.dtype) for name, value in _tensors(model).items()}
+        shapes = shapes or found
+        if found != shapes:
+            raise ValueError("make_model must build one architecture, but its networks differ in a weight's shape")
+        models.append(model)
+    if not any(p.requires_grad for p in models[0].parameters()):
+        raise ValueError(f"make_model builds {type(models[0]).__name__}, which has no parameter that trains")
+    return models
+
+
+def _choose(method: str, job: _Job) -> str:
+    """vmap or loop; says in a warning why vmap is out of the question."""
+    if method == "loop" or (method == "auto" and len(job.configs) == 1):
+        return "loop"
+    reason = _refusal(job)
+    if reason is None:
+        return "vmap"
+    if method == "vmap":
+        raise ValueError(f"method='vmap' is not possible here: {reason}")
+    warnings.warn(f"sweep trains one configuration after the other, because {reason}", stacklevel=3)
+    return "loop"
+
+
+def _refusal(job: _Job) -> str | None:
+    """Why this network with these losses cannot be trained by vmap, or None."""
+    model = job.models[0]
+    if len({p.dtype for p in model.parameters()}) > 1:
+        return "the network has parameters of several dtypes"
+    batch = Examples(*(part[:8] for part in job.splits["train"]))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with own_randomness(0, job.device), torch.no_grad():
+        job.network.train()(batch.x)
+    changed = [name for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])]
+    for name, buffer in model.named_buffers():
+        buffer.copy_(before[name])
+    if changed:
+        return f"training changes the network's buffer {changed[0]!r} (running statistics)"
+    first = {config.group: i for i, config in reversed(list(enumerate(job.configs)))}
+    for i in first.values():
+        try:
+            stack = _Stack(job, [i])
+            stack.gradient(batch.x, batch.y.expand(1, -1))
+        except Exception as error:  # whatever vmap cannot do, the loop can, or reports itself
+            sentence = " ".join(str(error).split())
+            return f"vmap refuses {loss_name(job.configs[i].loss)} or the network ({sentence[:160]})"
+    return None
+
+
+def _loop(job: _Job, chunk: int | None, progress: bool | None) -> Trained:
+    """`fit`, configuration by configuration."""
+    records: list[Record] = []
+    diverged: dict[int, int] = {}
+    states = []
+    train, val = job.splits["train"], job.splits["val"]
+    with progress_bar(len(job.configs), "sweep", progress) as bar:
+        for i, (config, model) in enumerate(zip(job.configs, job.models, strict=True)):
+            data = SimpleNamespace(train=Examples(train.x, job.labels[i]), val=val)
+            arguments = {**vars(config.settings), "penalty": job.penalty, "device": job.device, "progress": False}
+            try:
+                history = fit(model, data, config.bound_loss, **arguments)
+            except Diverged as error:
+                history, diverged[i] = error.history, error.epoch
+            rows = history[["epoch", *_METRICS]].itertuples(index=False)
+            records += [(i, int(epoch), tuple(metrics)) for epoch, *metrics in rows]
+            states.append({name: value.detach() for name, value in _tensors(model).items()})
+            bar.update()
+    state = {name: torch.stack([s[name] for s in states]) for name in states[0]}
+    return state, records, diverged
+
+
+def _vmap(job: _Job, chunk: int | None, progress: bool | None) -> Trained:
+    """All configurations at once, or chunk by chunk."""
+    _keep_freed_memory(job.device)
+    # Neighbours share a loss, so that a chunk calls few of them and each on a contiguous slice.
+    order = sorted(range(len(job.configs)), key=lambda i: job.configs[i].group)
+    chunk = chunk or _affordable(job)
+    chunks = [order[i : i + chunk] for i in range(0, len(order), chunk)]
+    records: list[Record] = []
+    diverged: dict[int, int] = {}
+    states = []
+    with progress_bar(len(chunks) * job.configs[0].settings.epochs, "sweep", progress) as bar:
+        for members in chunks:
+            stack = _Stack(job, members)
+            for epoch, bad, metrics in stack.train():
+                for i, is_bad in zip(members, bad, strict=True):
+                    if is_bad:
+                        diverged.setdefault(i, epoch)
+                if metrics is not None:
+                    rows = zip(members, metrics.T.tolist(), strict=True)
+                    records += [(i, epoch, tuple(row)) for i, row in rows if i not in diverged]
+                bar.update()
+            states.append(stack.state())
+    place = torch.tensor(order, device=job.device).argsort()
+    state = {name: torch.cat([s[name] for s in states])[place] for name in states[0]}
+    return state, sorted(records), diverged
+
+
+def _keep_freed_memory(device: torch.device) -> None:
+    """Let glibc reuse the pages of freed tensors instead of returning them to the system after each step.
+
+    Its threshold for doing so follows the largest block freed so far, up to 32 MiB; returned pages have to be zeroed
+    and mapped again, which costs a third of a step. Nothing touches the block, so it takes no memory.
+    """
+    if device.type == "cpu":
+        torch.empty(31 * 2**20, dtype=torch.uint8)
+
+
+def _affordable(job: _Job) -> int:
+    """Configurations whose training step fits the memory set aside for it."""
+    rows = job.configs[0].settings.rows(len(job.splits["train"].x))
+    weights = 6 * sum(p.nbytes for p in job.network.parameters())  # with gradients, moments and scratch
+    return max(1, job.budget // (rows * job.row_bytes + weights))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Neighbouring configurations that share a loss: its fixed arguments, and its numbers as (G,) tensors."""
+
+    size: int
+    loss: Callable[..., Tensor]
+    numbers: dict[str, Tensor]
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Losses (G,) of logits (G, B, C) and target (G, B)."""
+        return vmap(lambda z, y, numbers: self.loss(z, y, **numbers))(logits, target, self.numbers)
+
+
+class _Stack:
+    """R networks as one: weights with a leading dimension R, trained on R batches, one for each."""
+
+    def __init__(self, job: _Job, members: list[int]) -> None:
+        self.network, self.splits, self.budget, self.row_bytes = job.network, job.splits, job.budget, job.row_bytes
+        self.configs = [job.configs[i] for i in members]
+        self.settings = self.configs[0].settings
+        self.labels = job.labels[members]
+        states = [_tensors(job.models[i]) for i in members]
+        trains = {f"model.{name}" for name, value in states[0].items() if value.requires_grad}
+        stacked = {
+            f"model.{name}": torch.stack([state[name].detach().to(job.device) for state in states])
+            for name in states[0]
+        }
+        self.fixed = {name: value for name, value in stacked.items() if name not in trains}
+        weights = {name: value for name, value in stacked.items() if name in trains}
+        # One (R, P) matrix holds all weights, so that the optimiser takes a handful of operations a step.
+        self.flat = torch.cat([value.reshape(len(members), -1) for value in weights.values()], 1)
+        parts = self.flat.split([value[0].numel() for value in weights.values()], 1)
+        self.weights = {n: part.view(w.shape) for (n, w), part in zip(weights.items(), parts, strict=True)}
+        self.gradients = torch.empty_like(self.flat)
+        column = [[getattr(c.settings, name) for c in self.configs] for name in ("lr", "weight_decay", "momentum")]
+        lr, decay, momentum = torch.tensor(column, dtype=self.flat.dtype, device=job.device).unsqueeze(2)
+        self.optimizer: _Adam | _SGD
+        adam = self.settings.optimizer == "adam"
+        self.optimizer = _Adam(self.flat, lr, decay) if adam else _SGD(self.flat, lr, decay, momentum)
+        self.groups = self._loss_groups()
+
+    def _loss_groups(self) -> list[_Group]:
+        groups = []
+        for _, same in groupby(self.configs, key=lambda config: config.group):
+            members = list(same)
+            numbers = {
+                name: torch.tensor([m.batched[name] for m in members], dtype=self.flat.dtype, device=self.flat.device)
+                for name in members[0].batched
+            }
+            fixed = {k: v for k, v in members[0].arguments.items() if k not in numbers}
+            groups.append(_Group(len(members), functools.partial(members[0].loss, **fixed), numbers))
+        return groups
+
+    def forward(self, weights: dict[str, Tensor], x: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
+        """Logits (R, B, C) and penalties (R,) of x (R, B, ...), or of x (B, ...) that all configurations share."""
+
+        def one(state: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+            return functional_call(self.network, state, (x,))
+
+        return vmap(one, in_dims=(0, None if shared else 0))({**weights, **self.fixed}, x)
+
+    def losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Loss (R,) of each configuration."""
+        sizes = [group.size for group in self.groups]
+        parts = zip(self.groups, logits.split(sizes), target.split(sizes), strict=True)
+        return torch.cat([group(z, y) for group, z, y in parts])
+
+    def gradient(self, x: Tensor, target: Tensor) -> Tensor:
+        """Objectives (R,) on x (R, B, ...) or shared x (B, ...); leaves their gradients in `gradients`."""
+        leaves = {name: w.detach().requires_grad_() for name, w in self.weights.items()}
+        logits, penalty = self.forward(leaves, x, shared=x.dim() == self.splits["train"].x.dim())
+        objective = self.losses(logits, target) + penalty
+        # Configurations do not meet, so the gradient of the sum holds the gradient of each.
+        parts = torch.autograd.grad(objective.sum(), list(leaves.values()), materialize_grads=True)
+        torch.cat([part.reshape(len(part), -1) for part in parts], 1, out=self.gradients)
+        return objective.detach()
+
+    def train(self) -> Iterator[tuple[int, list[bool], Tensor | None]]:
+        """Train; after each epoch yield its number, which configurations are not finite, and the metrics (4, R)."""
+        orders = [batch_order(config.settings.seed) for config in self.configs]
+        n = len(self.splits["train"].x)
+        steps = self.settings.steps(n)
+        step = 0
+        for epoch in range(1, self.settings.epochs + 1):
+            self.network.train()
+            objectives = []
+            for x, target in self._batches(orders):
+                objectives.append(self.gradient(x, target))
+                self.optimizer.step(self.gradients, self.settings.lr_factor(step, steps))
+                step += 1
+            bad = ~torch.isfinite(torch.stack(objectives)).all(0)
+            metrics = None
+            if self.settings.evaluates(epoch):
+                self.network.eval()
+                parts = [
+                    *self._evaluate(self.splits["train"].x, self.labels),
+                    *self._evaluate(self.splits["val"].x, self.splits["val"].y.expand(len(self.configs), -1)),
+                ]
+                metrics = torch.stack(parts).cpu()
+                bad = bad.cpu() | ~torch.isfinite(metrics[0])
+            yield epoch, bad.tolist(), metrics
+
+    def _batches(self, orders: list[torch.Generator]) -> Iterator[tuple[Tensor, Tensor]]:
+        x, n = self.splits["train"].x, len(self.splits["train"].x)
+        rows = self.settings.rows(n)
+        if rows == n:
+            yield x, self.labels
+            return
+        permutation = torch.stack([torch.randperm(n, generator=order) for order in orders]).to(x.device)
+        for batch in permutation.split(rows, 1):
+            yield x.index_select(0, batch.flatten()).view(*batch.shape, *x.shape[1:]), self.labels.gather(1, batch)
+
+    @torch.no_grad()
+    def _evaluate(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss and accuracy, (R,) each."""
+        total = torch.zeros(len(self.configs), dtype=torch.float64, device=x.device)
+        correct = torch.zeros_like(total)
+        rows = max(1, self.budget // (len(self.configs) * self.row_bytes))
+        for part, target in zip(x.split(rows), labels.split(rows, 1), strict=True):
+            logits, _ = self.forward(self.weights, part, shared=True)
+            total += self.losses(logits, target) * len(part)
+            correct += (logits.argmax(2) == target).sum(1)
+        return total / len(x), correct / len(x)
+
+    def state(self) -> dict[str, Tensor]:
+        """Stacked weights and buffers under the network's own names."""
+        return {name.removeprefix("model."): value.detach() for name, value in {**self.weights, **self.fixed}.items()}
+
+
+class _Adam:
+    """torch.optim.Adam (betas 0.9 and 0.999, eps 1e-8, L2 decay) with a learning rate and decay for each row.
+
+    Source: Kingma and Ba, "Adam" (arXiv 1412.6980), algorithm 1.
+    """
+
+    def __init__(self, flat: Tensor, lr: Tensor, decay: Tensor) -> None:
+        self.flat, self.lr, self.decay = flat, lr, decay
+        self.decays = bool(decay.any())
+        self.mean, self.square, self.scratch = torch.zeros_like(flat), torch.zeros_like(flat), torch.empty_like(flat)
+        self.t = 0
+
+    def step(self, gradient: Tensor, factor: float) -> None:
+        self.t += 1
+        if self.decays:
+            gradient.addcmul_(self.flat, self.decay)
+        self.mean.lerp_(gradient, 0.1)
+        self.square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+        torch.sqrt(self.square, out=self.scratch)
+        self.scratch.div_((1 - 0.999**self.t) ** 0.5).add_(1e-8)
+        torch.div(self.mean, self.scratch, out=self.scratch)
+        self.flat.addcmul_(self.scratch, self.lr, value=-factor / (1 - 0.9**self.t))
+
+
+class _SGD:
+    """torch.optim.SGD (L2 decay, momentum without dampening) with its numbers for each row."""
+
+    def __init__(self, flat: Tensor, lr: Tensor, decay: Tensor, momentum: Tensor) -> None:
+        self.flat, self.lr, self.decay, self.momentum = flat, lr, decay, momentum
+        self.decays = bool(decay.any())
+        self.velocity = torch.zeros_like(flat)
+
+    def step(self, gradient: Tensor, factor: float) -> None:
+        if self.decays:
+            gradient.addcmul_(self.flat, self.decay)
+        self.velocity.mul_(self.momentum).add_(gradient)
+        self.flat.addcmul_(self.velocity, self.lr, value=-factor)
+
+
+def _frames(job: _Job, state: dict[str, Tensor], records: list[Record], diverged: dict[int, int]) -> tuple[Any, Any]:
+    """The table and the history; weights of diverged configurations become NaN."""
+    import pandas as pd
+
+    keys = list(dict.fromkeys(key for config in job.configs for key in config.row))
+    rows = [config.described(keys) for config in job.configs]
+    history = pd.DataFrame(
+        [
+            {"configuration": i, **rows[i], "epoch": epoch, **dict(zip(_METRICS, metrics, strict=True))}
+            for i, epoch, metrics in records
+        ],
+        columns=["configuration", *keys, "epoch", *_METRICS],
+    )
+    last = {i: dict(zip(_METRICS, metrics, strict=True)) for i, _, metrics in records}
+    for i in diverged:
+        last[i] = dict.fromkeys(_METRICS, float("nan"))
+        for value in state.values():
+            if value.is_floating_point():
+                value[i] = float("nan")
+    if "test" in job.splits:
+        for i, config in enumerate(job.configs):
+            last[i]["test_loss"], last[i]["test_accuracy"] = _test(job, config, state, i, i in diverged)
+    table = pd.DataFrame([{**row, **last[i]} for i, row in enumerate(rows)], columns=[*keys, *last[0]])
+    table["diverged"] = pd.array([diverged.get(i) for i in range(len(rows))], dtype="Int64")
+    return table, history
+
+
+def _test(job: _Job, config: Configuration, state: dict[str, Tensor], i: int, diverged: bool) -> tuple[float, float]:
+    if diverged:
+        return float("nan"), float("nan")
+    model = job.models[0].eval()
+    _load(model, {name: value[i] for name, value in state.items()})
+    return evaluate(model, config.bound_loss, job.splits["test"])

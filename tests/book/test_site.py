@@ -1,0 +1,187 @@
+"""The site: complete, in the book's order, and without a request to any other host."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from lossbook.book.catalog import load_catalog
+from lossbook.book.claims import MIME
+from lossbook.book.site import SOURCE, SiteError, build_site, find_notebooks, heading
+
+PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
+PLAYER = f"""<figure class="lossbook-play"><input type="range" min="0" max="1" value="0">
+<img alt="a pixel" src="{PIXEL}"><script>document.title += "";</script></figure>"""
+SETTINGS = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
+
+
+def html(text: str, **more):
+    return new_output("display_data", data={"text/html": text, "text/plain": "shown", **more})
+
+
+def notebook(title: str, *cells):
+    return new_notebook(metadata=SETTINGS, cells=[new_markdown_cell(f"# {title}"), *cells])
+
+
+@pytest.fixture(scope="module")
+def first_claim():
+    return next(iter(load_catalog().claims))
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory, repository, first_claim) -> Path:
+    """A book of three small notebooks with a formula, a player, a claim and a folded solution."""
+    source = tmp_path_factory.mktemp("book") / "notebooks"
+    source.mkdir()
+    for name in SOURCE:
+        origin = repository / "notebooks" / name
+        (shutil.copytree if origin.is_dir() else shutil.copy)(origin, source / name)
+    payload = {"key": first_claim, "status": "reproduced", "holds": [True] * 3, "seeds": 3, "measured": {"ece": 0.0123}}
+    claim = [html("<div class='lossbook-claim'>held</div>", **{MIME: payload})]
+    pages = {
+        "00-start-here.ipynb": notebook(
+            "Start here",
+            new_markdown_cell(
+                "The loss $\\ell = -\\log p_y$ and\n\n$$\n\\begin{aligned} a &= b \\\\ c &= d \\end{aligned}\n$$"
+            ),
+            new_code_cell("play(f)", execution_count=1, outputs=[html(PLAYER)]),
+            new_code_cell("claim()", execution_count=2, outputs=claim),
+            new_code_cell("answer = 42", execution_count=3, metadata={"nbgrader": {"solution": True}}),
+        ),
+        "02-second-part/01-later.ipynb": notebook("Later"),
+        "01-first-part/01-earlier.ipynb": notebook("Earlier"),
+    }
+    for name, page in pages.items():
+        (source / name).parent.mkdir(exist_ok=True)
+        nbformat.write(page, source / name)
+    return source
+
+
+@pytest.fixture(scope="module")
+def built(book, tmp_path_factory) -> tuple[Path, str]:
+    """The site, and what Sphinx had to say while it was built."""
+    capture = pytest.MonkeyPatch()
+    said = tmp_path_factory.mktemp("said") / "sphinx.log"
+    run = subprocess.run
+    with said.open("w") as log, capture.context() as patch:
+        patch.setattr(subprocess, "run", lambda command, **options: run(command, **options, stdout=log, stderr=log))
+        index = build_site(book, tmp_path_factory.mktemp("build") / "site", source=book)
+    return index.parent, said.read_text()
+
+
+class Loads(HTMLParser):
+    """The addresses that a page makes a browser fetch by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        if tag in ("script", "img", "iframe", "source", "video", "audio", "embed"):
+            self.found += [values[name] for name in ("src", "srcset") if values.get(name)]
+        if tag == "link" and not {"canonical", "next", "prev", "search", "index", "author"} & set(
+            values["rel"].split()
+        ):
+            self.found.append(values["href"])
+
+
+@pytest.mark.slow
+def test_nothing_is_fetched_from_another_host(built):
+    site, _ = built
+    pages = [page for page in site.rglob("*.html") if "_static" not in page.parts]
+    assert len(pages) >= 6
+    for page in pages:
+        loads = Loads()
+        loads.feed(page.read_text(encoding="utf-8"))
+        assert loads.found
+        for address in loads.found:
+            assert not address.startswith(("http:", "https:", "//")), f"{page.name} fetches {address}"
+            if not address.startswith("data:"):
+                assert (page.parent / address.partition("?")[0]).is_file(), f"{page.name} names {address}"
+    for sheet in site.rglob("*.css"):
+        outside = re.search(r"""(?:url\(|@import)\s*["']?(?:https?:)?//""", sheet.read_text(encoding="utf-8"))
+        assert outside is None, f"{sheet.name} fetches {outside}"
+
+
+@pytest.mark.slow
+def test_sphinx_has_nothing_to_complain_about(built):
+    assert built[1] == ""
+
+
+@pytest.mark.slow
+def test_the_page_of_a_notebook_has_its_formula_player_and_claim(built):
+    page = (built[0] / "00-start-here.html").read_text(encoding="utf-8")
+    assert r"\(\ell = -\log p_y\)" in page
+    assert "mathjax/tex-svg.js" in page
+    assert 'class="lossbook-play"' in page
+    assert PIXEL in page
+    assert '<script>document.title += "";</script>' in page
+
+
+@pytest.mark.slow
+def test_solutions_are_folded(built):
+    page = (built[0] / "00-start-here.html").read_text(encoding="utf-8")
+    folded = page[page.index("<details") : page.index("</details>")]
+    assert "Show the solution" in folded
+    assert "42" in folded
+
+
+@pytest.mark.slow
+def test_the_contents_have_the_order_of_the_folders(built):
+    index = (built[0] / "index.html").read_text(encoding="utf-8")
+    contents = index[index.index('id="contents"') :]
+    places = [contents.index(text) for text in ("Start here", "First part", "Earlier", "Second part", "Later")]
+    assert places == sorted(places)
+
+
+@pytest.mark.slow
+def test_the_lists_name_every_paper_and_the_measured_claim(built, first_claim):
+    catalog = load_catalog()
+    papers = (built[0] / "papers.html").read_text(encoding="utf-8")
+    kinds = re.findall(r"<td><p>(core|mechanism|idea)</p></td>", papers)
+    assert len(kinds) == len(catalog.papers)
+    assert all(f"https://arxiv.org/abs/{entry.arxiv}" in papers for entry in catalog.papers.values() if entry.arxiv)
+    claims = (built[0] / "claims.html").read_text(encoding="utf-8")
+    assert "ece = 0.0123" in claims
+    assert claims.count("✓ reproduced") == 1
+    assert f"Of {len(catalog.claims)} claims, 1 " in claims
+
+
+@pytest.mark.slow
+def test_a_site_that_cannot_be_built_leaves_the_old_one(book, tmp_path):
+    out = tmp_path / "site"
+    out.mkdir()
+    (out / "index.html").write_text("the old site")
+    broken = tmp_path / "notebooks"
+    shutil.copytree(book, broken)
+    (broken / "conf.py").write_text("raise RuntimeError('broken on purpose')")
+    with pytest.raises(SiteError, match="Sphinx could not build the site"):
+        build_site(broken, out, source=broken)
+    assert (out / "index.html").read_text() == "the old site"
+
+
+def test_without_executed_notebooks_it_says_what_to_run(book, tmp_path):
+    with pytest.raises(SiteError, match="no executed notebooks in .*lossbook run"):
+        build_site(tmp_path, tmp_path / "site", source=book)
+    with pytest.raises(SiteError, match=r"conf\.py is missing"):
+        build_site(tmp_path, tmp_path / "site", source=tmp_path)
+
+
+def test_find_notebooks_leaves_out_checkpoints(tmp_path):
+    for name in ("02-b/01-x.ipynb", "01-a/02-y.ipynb", "00-z.ipynb", "01-a/.ipynb_checkpoints/02-y-checkpoint.ipynb"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    assert find_notebooks(tmp_path) == ["00-z.ipynb", "01-a/02-y.ipynb", "02-b/01-x.ipynb"]
+
+
+@pytest.mark.parametrize(("name", "title"), [("07-metric-learning", "Metric learning"), ("audits", "Audits"), ("", "")])
+def test_heading(name, title):
+    assert heading(name) == title
