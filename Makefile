@@ -34,9 +34,11 @@ endif
 book: $(stamp)
 	@$(PY) -m lossbook.book.cli book
 
-# Numerical libraries get one thread each: several tests run at once.
+# Numerical libraries get one thread each: several tests run at once. The notebooks come after the rest and share the
+# cores among themselves, so that neither slows the other past a time limit.
 test: $(stamp)
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup -m "not notebooks"
+	@$(PY) -m pytest -m notebooks
 
 # Without a screen (and not on macOS, which has no DISPLAY) no browser is opened. Jupyter refuses root unless told.
 lab: $(stamp)

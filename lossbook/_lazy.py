@@ -14,6 +14,9 @@ def attach(
 
     names maps each submodule to the names it exports; the submodules themselves are reachable too.
     """
+    # The import system binds a submodule's name in its package, over a function of that name.
+    if shadowed := {name for exported in names.values() for name in exported} & names.keys():
+        raise ImportError(f"{package} exports {sorted(shadowed)[0]!r}, which is also the name of its submodule")
     home = {name: module for module, exported in names.items() for name in exported}
 
     def getattr_(name: str) -> Any:

@@ -231,7 +231,7 @@ def centred_means(moments: Moments) -> Tensor:
 
 
 def nc1_of(moments: Moments, weighted: bool = False) -> float:
-    """trace(Σ_W Σ_B⁺)/K by the singular values of M, which are the eigenvectors of Σ_B without forming it."""
+    """trace(Σ_W Σ_B⁺)/K by the singular vectors of M, which are the eigenvectors of Σ_B, without forming it."""
     _warn_of_singletons(moments)
     _, s, v = torch.linalg.svd(_scaled_means(moments, weighted), full_matrices=False)
     if not s[0] > _rounding(moments):

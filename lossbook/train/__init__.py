@@ -4,5 +4,5 @@ from lossbook._lazy import attach
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
-    {"loop": ["fit", "Diverged"], "stacked": ["sweep", "SweepResult"], "benchmark": ["bench_sweep"]},
+    {"loop": ["fit", "Diverged"], "stacked": ["sweep", "SweepResult"]},
 )
