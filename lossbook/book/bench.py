@@ -10,9 +10,10 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,15 @@ def _import(repeats: int) -> Iterator[Measurement]:
     yield compare("import lossbook", "import torch", ours, fresh("import torch"), repeats)
 
 
+_FIRST_CELL = """
+import torch, pandas, seaborn, matplotlib.pyplot
+from lossbook import book, data, train, viz
+w = torch.zeros(2, requires_grad=True)
+w.sum().backward()
+torch.optim.Adam([w]).step()
+"""
+
+
 def _overhead(repeats: int) -> Iterator[Measurement]:
     """What a notebook costs before its first cell: a pre-warmed fork against a kernel started in the ordinary way."""
     from lossbook.book.prewarm import Zygote
@@ -99,25 +109,25 @@ def _overhead(repeats: int) -> Iterator[Measurement]:
 
 
 def _start_kernel_and_import(environment: dict[str, str]) -> None:
-    """Start a kernel, run a notebook's imports in it, stop it."""
-    from jupyter_client.manager import start_new_kernel
+    """Start a kernel, run in it what a notebook runs first (imports, an optimiser's first step), stop it."""
+    from jupyter_client.manager import KernelManager
 
+    # The provisioner is chosen by this process's environment, not by the kernel's.
     before = dict(os.environ)
     os.environ.update(environment)
-    try:
-        manager, client = start_new_kernel(env=environment)
+    with tempfile.TemporaryDirectory() as folder:
+        manager = KernelManager(transport="ipc", ip=f"{folder}/kernel")
         try:
-            client.execute_interactive(
-                "import torch, pandas, seaborn, matplotlib.pyplot; from lossbook import book, data, train, viz",
-                timeout=120,
-                output_hook=lambda message: None,
-            )
-        finally:
+            manager.start_kernel(env=environment)
+            client = manager.blocking_client()
+            client.start_channels()
+            client.wait_for_ready(timeout=120)
+            client.execute_interactive(_FIRST_CELL, timeout=120, output_hook=lambda message: None)
             client.stop_channels()
+        finally:
             manager.shutdown_kernel(now=True)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def _sweep(repeats: int) -> Iterator[Measurement]:
@@ -143,7 +153,7 @@ def _sweep(repeats: int) -> Iterator[Measurement]:
         )
 
     for size in (1, 8, 64):
-        yield compare(f"sweep of {size} networks", "loop over fit", train(size, "vmap"), train(size, "loop"), repeats)
+        yield compare(f"sweep of {size} networks", "loop over fit", train(size, "auto"), train(size, "loop"), repeats)
 
 
 def _calibration(repeats: int) -> Iterator[Measurement]:
@@ -164,20 +174,38 @@ def _calibration(repeats: int) -> Iterator[Measurement]:
 
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    name = "ECE of 1,000,000 × 100"
-    yield compare(
-        name,
-        "torchmetrics",
-        ours,
-        lambda: multiclass_calibration_error(probs, target, num_classes=k, n_bins=15),
-        repeats,
-    )
+    array, labels = probs.numpy(), target.numpy()
+    peers: dict[str, Callable[[], Any]] = {
+        "torchmetrics": lambda: multiclass_calibration_error(probs, target, num_classes=k, n_bins=15)
+    }
     try:
         from netcal.metrics import ECE
     except ImportError:
-        return
-    array, labels = probs.numpy(), target.numpy()
-    yield compare(name, "netcal", ours, lambda: ECE(15).measure(array, labels), repeats)
+        pass
+    else:
+        peers["netcal"] = lambda: ECE(15).measure(array, labels)
+    for name, peer in peers.items():
+        row = compare("ECE of 1,000,000 × 100", name, ours, peer, repeats)
+        memory = [_peak_mib(ours), _peak_mib(peer)]
+        if None not in memory:
+            row = replace(row, note=f"extra memory {memory[0]:.0f} MiB against {memory[1]:.0f} MiB")
+        yield row
+
+
+def _peak_mib(function: Callable[[], Any]) -> float | None:
+    """How far the process's memory rises above where it stood, in MiB; None where the system does not tell."""
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+    def high_water() -> float:
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+    try:
+        reset.write_text("5")
+        before = high_water()
+        function()
+        return high_water() - before
+    except (OSError, IndexError):
+        return None
 
 
 GROUPS: dict[str, Callable[[int], Iterator[Measurement]]] = {

@@ -73,7 +73,7 @@ def _show(payload: dict[str, Any], text: str, expected: str) -> None:
 
     held = sum(payload["holds"])
     how = f"{held} of {payload['seeds']} seeds" if len(payload["holds"]) > 1 else f"over {payload['seeds']} seeds"
-    numbers = ", ".join(f"{name} = {_short(value)}" for name, value in payload["measured"].items())
+    numbers = ", ".join(f"{name} = {short_number(value)}" for name, value in payload["measured"].items())
     mark = "✓" if payload["status"] == "reproduced" else "✗"
     surprise = "" if payload["status"] == expected else f" The catalogue expects: {expected}."
     line = f"{mark} {payload['status']} ({how}): {text}{surprise}"
@@ -84,7 +84,7 @@ def _show(payload: dict[str, Any], text: str, expected: str) -> None:
     display({MIME: payload, "text/html": page, "text/plain": f"{line}\n  {numbers}"}, raw=True)
 
 
-def _short(value: Any) -> str:
+def short_number(value: Any) -> str:
     if isinstance(value, list):
-        return "[" + ", ".join(map(_short, value)) + "]"
+        return "[" + ", ".join(map(short_number, value)) + "]"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lossbook.book.catalog import Catalog, Entry, load_catalog
-from lossbook.book.claims import _short
+from lossbook.book.claims import short_number
 from lossbook.book.results import ClaimResult, claims_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -223,7 +223,7 @@ def _status(expected: str, result: ClaimResult | None) -> str:
 
 def _numbers(result: ClaimResult | None) -> str:
     measured = result.measured if result else {}
-    return ", ".join(f"{_plain(name)} = {_plain(_short(value))}" for name, value in measured.items())
+    return ", ".join(f"{_plain(name)} = {_plain(short_number(value))}" for name, value in measured.items())
 
 
 def _plain(text: str) -> str:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from lossbook import checks
 
-# Numbers per chunk: few enough to stay in a processor's cache, enough to be worth waking its threads. A GPU wants few,
-# large launches.
-_CPU_CHUNK, _GPU_CHUNK = 2**21, 2**26
+# Numbers per chunk: few enough to stay in a processor's cache. On the CPU a chunk is worked through by one thread (see
+# `_row_sums`); a GPU wants few, large launches.
+_CPU_CHUNK, _GPU_CHUNK = 2**20, 2**26
 _SUM_TOLERANCE = 1e-4
 _VALUE_TOLERANCE = 1e-6
 
@@ -125,7 +125,7 @@ def finite_chunks(name: str, matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 def top_label(rows: Tensor) -> tuple[Tensor, Tensor]:
     """The largest entry of each row and its column (the first of several)."""
-    if rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64):
+    if _is_numpy(rows):
         # NumPy's argmax takes a quarter of the time of torch's max on the CPU.
         predicted = torch.from_numpy(rows.numpy().argmax(axis=1))
         return rows.gather(1, predicted[:, None])[:, 0], predicted
@@ -137,10 +137,10 @@ def _check_probabilities(name: str, chunk: Tensor, start: int) -> None:
     if not checks.can_read(chunk):
         return
     eps = torch.finfo(chunk.dtype).eps
-    total = chunk.sum(dim=1, dtype=torch.float32 if chunk.dtype.itemsize < 4 else None)
+    total = _row_sums(chunk)
     # Half precision cannot sum to one more closely than it can count. The comparisons are negated to catch NaN.
     off = ~((total - 1).abs() <= max(_SUM_TOLERANCE, eps))
-    low, high = torch.aminmax(chunk)
+    low, high = _extremes(chunk)
     slack = max(_VALUE_TOLERANCE, eps)
     if low >= -slack and high <= 1 + slack and not off.any():
         return
@@ -150,6 +150,26 @@ def _check_probabilities(name: str, chunk: Tensor, start: int) -> None:
         raise ValueError(f"{name}[{start + row}, {column}] is {chunk[row, column].item():g}, outside [0, 1]")
     row = _first(off)
     raise ValueError(f"{name}[{start + row}] sums to {total[row].item():.6g}, not 1: are these logits?")
+
+
+def _row_sums(chunk: Tensor) -> Tensor:
+    if _is_numpy(chunk):
+        # NumPy, because torch shares a chunk among its threads, and on a busy machine each of many small chunks then
+        # waits for the last of them: measured, ten times slower than one thread.
+        return torch.from_numpy(chunk.numpy().sum(axis=1))
+    return chunk.sum(dim=1, dtype=torch.float32 if chunk.dtype.itemsize < 4 else None)
+
+
+def _extremes(chunk: Tensor) -> tuple[float, float]:
+    if _is_numpy(chunk):
+        array = chunk.numpy()
+        return float(array.min()), float(array.max())
+    low, high = torch.aminmax(chunk)
+    return float(low), float(high)
+
+
+def _is_numpy(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
 
 
 def _first(mask: Tensor) -> int:
