@@ -7,6 +7,7 @@ and `torch.compile` there is no value to read yet, so there they are off by them
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -58,6 +59,8 @@ def parameter(
         if not can_read(value):
             return
         value = float(value)
+    elif not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a number or a 0-d tensor, but is {value!r}")
     below = value <= low if open_low else value < low
     if below or value > high or value != value:
         bracket = "(" if open_low else "["
@@ -113,10 +116,7 @@ def _hard_target(logits: Tensor, target: Tensor, ignore_index: int | None) -> No
         return
     bad = (target < 0) | (target >= c)
     if ignore_index is not None:
-        ignored = target == ignore_index
-        bad &= ~ignored
-        if ignored.all():
-            raise ValueError(f"every target equals ignore_index ({ignore_index}): there is nothing to average")
+        bad &= target != ignore_index
     if bad.any():
         raise ValueError(f"target has label {int(target[bad][0])}, but logits have {c} classes")
 

@@ -101,6 +101,8 @@ def find(paths: Sequence[str | Path] | None, root: Path) -> dict[Path, Path]:
         raise RunError(f"there is no folder {root} here: change to the book's folder, or name the notebooks")
     found: dict[Path, Path] = {}
     for path in [root] if paths is None else [Path(path) for path in paths]:
+        if not path.exists() and (root / path).exists():
+            path = root / path  # as the book names it: "01-surrogates"
         if path.is_dir():
             inside = [p for p in sorted(path.rglob("*.ipynb")) if not _is_hidden(p.relative_to(path))]
         elif path.is_file():

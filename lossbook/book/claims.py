@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def claim(
 def _verdicts(key: str, holds: Any, seeds: int | None) -> tuple[list[bool], int]:
     values = holds.tolist() if hasattr(holds, "tolist") else holds
     single = not isinstance(values, Sequence)
-    verdicts = [values] if single else list(values)
+    verdicts = [v.item() if hasattr(v, "item") else v for v in ([values] if single else values)]
     if any(not isinstance(v, bool) for v in verdicts):
         raise ValueError(f"claim {key!r}: holds must be one truth value a seed, but is {holds!r}")
     if single and seeds is None:
@@ -65,7 +66,10 @@ def _plain(value: Any) -> Any:
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    if isinstance(value, float):
+        # JSON has no NaN and no infinity.
+        return float(f"{value:.6g}") if math.isfinite(value) else str(value)
+    return value
 
 
 def _show(payload: dict[str, Any], text: str, expected: str) -> None:

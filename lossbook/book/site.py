@@ -152,7 +152,7 @@ def _papers_page(catalog: Catalog, notebooks: list[str], measured: Mapping[str, 
         f"In the book so far: {built}; planned: {len(catalog.papers) - built}. A *core* paper gets the full treatment; "
         "of a *mechanism* paper the mechanism is built and shown small; of an *idea* paper the one idea is shown. A "
         "*foundation* is standard material that several papers build on. The names below a title are the functions "
-        "that build it. A fraction beside a notebook counts the paper's claims that it reproduces.",
+        "that build it, or will. A fraction beside a notebook counts the paper's claims that it reproduces.",
     ]
     # A foundation without a source is the book's own: it has no row among the papers.
     listed = {key: entry for key, entry in catalog.entries.items() if key in catalog.papers or entry.arxiv}

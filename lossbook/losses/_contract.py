@@ -23,6 +23,8 @@ def prepare(
     Ignored labels become 0 here; `reduce` drops their rows.
     """
     checks.reduction(reduction)
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise ValueError(f"ignore_index must be an integer, but is {ignore_index!r}")
     checks.logits_and_target(logits, target, weight=weight, ignore_index=ignore_index, soft=soft)
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
@@ -59,7 +61,12 @@ def reduce(
             counts = counts * weight.to(loss.dtype)[torch.where(kept, target, 0)]
         loss = torch.where(kept, loss if weighted else loss * counts, 0.0)
     if reduction == "mean":
-        loss = loss.sum() / counts.sum()
+        total = counts.sum()
+        if checks.can_read(total) and total == 0:
+            raise ValueError(
+                f"nothing to average: every target is ignored (ignore_index {ignore_index}) or has weight 0"
+            )
+        loss = loss.sum() / total
     elif reduction == "sum":
         loss = loss.sum()
     return loss.to(logits.dtype)

@@ -23,7 +23,7 @@ class Criterion(nn.Module):
         if not callable(loss):
             raise TypeError(f"loss must be a function of (logits, target), but is {type(loss).__name__}")
         name = getattr(loss, "__name__", repr(loss))
-        accepted = [p.name for p in inspect.signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        accepted = list(inspect.signature(loss).parameters)[2:]  # after logits and target
         for parameter in parameters:
             if parameter not in accepted:
                 raise TypeError(f"{name} has no parameter {parameter!r}; it has {', '.join(accepted)}")

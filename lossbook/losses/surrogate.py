@@ -75,7 +75,7 @@ def comp_sum(
     Convex in the logits for tau in [0, 1] only.
 
     For tau < 1 the loss grows like exp((1 - tau) * margin): at a label that trails by more than about 88 / (1 - tau)
-    nats it is inf in float32. That is the loss, not a defect; nothing is clipped.
+    nats it is inf in float32, and its gradient NaN. That is the loss, not a defect; nothing is clipped.
 
     Args:
         tau: >= 0.

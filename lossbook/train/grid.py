@@ -67,6 +67,8 @@ def loss_name(loss: Loss) -> str:
 
 def _rows(grid: Any) -> list[dict[str, Any]]:
     if isinstance(grid, Mapping):
+        # NumPy's arrays and numbers are taken for what they hold.
+        grid = {key: values.tolist() if hasattr(values, "tolist") else values for key, values in grid.items()}
         for key, values in grid.items():
             if isinstance(values, str) or not isinstance(values, Sequence | range) or not len(values):
                 raise ValueError(f"grid[{key!r}] must be a list of one or more values, but is {values!r}")

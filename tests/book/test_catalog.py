@@ -82,3 +82,8 @@ def test_a_claim_listed_twice_is_refused(tmp_path: Path) -> None:
     again = GOOD[GOOD.index("[[") :]
     with pytest.raises(CatalogError, match="'some-paper/it-holds' is listed twice"):
         load(tmp_path, GOOD + again)
+
+
+def test_what_a_paper_reported_is_not_hearsay() -> None:
+    for claim in load_catalog().claims.values():
+        assert "from memory" not in claim.paper + claim.reason, claim.key
