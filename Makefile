@@ -13,8 +13,9 @@ PYTHON ?=
 WORKERS ?= auto
 PY := .venv/bin/python
 
-# Threads that wait for work sleep instead of spinning, which on a busy machine costs many times the work itself.
-export OMP_WAIT_POLICY ?= PASSIVE
+# Threads that wait for work sleep instead of spinning, which on a busy machine costs many times the work itself. The
+# bench measures torch as it comes.
+book test lab check: export OMP_WAIT_POLICY ?= PASSIVE
 
 # Data files that lie beside the checkout are used; without them, each data set is downloaded when it is first asked for.
 ifneq ($(wildcard ../shared/data/mnist),)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -161,9 +160,6 @@ def book(workers: Workers = None, timeout: Timeout = 600.0) -> None:
 
 def main() -> None:
     """The entry point: an error is one sentence on stderr, and a status."""
-    # Threads that wait for work sleep instead of spinning: where anything else runs on the machine, spinning has been
-    # measured to cost ten times the work. It must be set before torch is loaded, and kernels inherit it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(_main(sys.argv[1:]))
 
 

@@ -145,8 +145,10 @@ class _Run:
         _engine()
         self.report.say("importing the libraries, once for all notebooks")
         warm = zygote.environment if zygote.ready() else {}
+        from lossbook.book.prewarm import WAITING
+
         threads = dict.fromkeys(_THREAD_VARIABLES, str(self.threads))
-        return {**os.environ, **threads, **warm, "LOSSBOOK_STATIC": "1"}
+        return {**WAITING, **os.environ, **threads, **warm, "LOSSBOOK_STATIC": "1"}
 
     def _loop(self, environment: dict[str, str], folder: Path | None) -> None:
         try:

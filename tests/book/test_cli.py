@@ -97,6 +97,7 @@ def test_run_hands_its_options_over_and_shows_the_results(
     assert given["in_place"]
 
 
+@pytest.mark.slow
 def test_run_runs(book: Path, tools: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     tools.write(book / "notebooks/a.ipynb", "print(seed)")
     assert _main(["run", "-p", "seed", "3"]) == 0

@@ -21,7 +21,10 @@ from jupyter_client.provisioning import LocalProvisioner
 
 from lossbook.book.prewarm import ADDRESS, ForkedProcess, ForkProvisioner, Zygote
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only"),
+    pytest.mark.slow,  # real kernels
+]
 
 Start = Callable[..., "Kernel"]
 

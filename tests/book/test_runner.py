@@ -22,6 +22,8 @@ import pytest
 from lossbook.book import _jobs, prewarm, runner
 from lossbook.book.runner import Result, RunError, clean, run_notebooks, write_atomically
 
+pytestmark = pytest.mark.slow  # real kernels
+
 OUT = Path("build/notebooks")
 
 
