@@ -6,5 +6,18 @@ from lossbook._lazy import attach
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = ["book", "calibrators", "checks", "data", "losses", "metrics", "models", "theory", "train", "viz"]
+_SUBPACKAGES = [
+    "attacks",
+    "book",
+    "calibrators",
+    "checks",
+    "data",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "theory",
+    "train",
+    "viz",
+]
 __getattr__, __dir__, __all__ = attach(__name__, {name: [] for name in _SUBPACKAGES})

@@ -67,6 +67,46 @@ def parameter(
         raise ValueError(f"{name} must lie in {bracket}{low:g}, {high:g}], but is {value:g}")
 
 
+def whole(name: str, value: int, low: int, high: int | None = None) -> None:
+    """Refuse what is not a whole number in [low, high]."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a whole number, but is {value!r}")
+    if value < low or (high is not None and value > high):
+        upper = "" if high is None else f" and at most {high}"
+        raise ValueError(f"{name} must be at least {low}{upper}, but is {value}")
+
+
+def scores_and_target(scores: Tensor, target: Tensor) -> None:
+    """Check what a loss of two classes takes: `scores (N,)` float, `target (N,)` of 0 and 1 in any real dtype.
+
+    Raises:
+        TypeError: something is not a tensor.
+        ValueError: shape, dtype or value is wrong; the sentence names the argument and the offending value.
+    """
+    for name, tensor in (("scores", scores), ("target", target)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, but is {type(tensor).__name__}")
+    if scores.dim() != 1:
+        raise ValueError(f"scores must have shape (N,), but have shape {tuple(scores.shape)}")
+    if not scores.is_floating_point():
+        raise ValueError(f"scores must be floating point, but have dtype {scores.dtype}")
+    if scores.numel() == 0:
+        raise ValueError("scores are empty: shape (0,)")
+    if target.device != scores.device:
+        raise ValueError(f"target is on {target.device}, but scores are on {scores.device}")
+    if target.shape != scores.shape or target.is_complex():
+        raise ValueError(
+            f"target must hold one 0 or 1 for each of the {len(scores)} scores, but has shape {tuple(target.shape)} "
+            f"and dtype {target.dtype}"
+        )
+    finite("scores", scores)
+    if can_read(target):
+        bad = (target != 0) & (target != 1)
+        if bad.any():
+            row = int(bad.nonzero()[0, 0])
+            raise ValueError(f"target must hold 0 and 1, but target[{row}] is {target[row].item():g}")
+
+
 def logits_and_target(
     logits: Tensor,
     target: Tensor,

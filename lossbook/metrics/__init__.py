@@ -45,6 +45,7 @@ __getattr__, __dir__, __all__ = attach(
             "nc4",
             "nc_bias",
         ],
+        "retrieval": ["pooled_auc"],
         "streaming": [
             "Accuracy",
             "BrierScore",

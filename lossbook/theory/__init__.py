@@ -10,5 +10,13 @@ __getattr__, __dir__, __all__ = attach(
         "etf": ["orthogonal_frame", "simplex_etf"],
         "posterior": ["bayes_error", "gaussian_mixture_posterior"],
         "collapse": ["CESolution", "ce_minimizer", "mse_singular_values"],
+        "h_consistency": [],
+        "generative": ["SharedVarianceGaussianNB", "sample_complexity"],
+        "perceptron": ["perceptron_bound"],
+        "halfspaces": ["tester_learner"],
+        "universality": [],
+        "inductive_bias": [],
+        "bags": ["bag_linear_estimator"],
+        "rare_events": ["cross_entropy_method", "path_top_p"],
     },
 )

@@ -4,5 +4,11 @@ from lossbook._lazy import attach
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
-    {"loop": ["fit", "Diverged"], "stacked": ["sweep", "SweepResult"]},
+    {
+        "loop": ["fit", "Diverged"],
+        "stacked": ["sweep", "SweepResult"],
+        "perceptron": ["batch_perceptron", "logistic_gd"],
+        "factored": ["factored_step"],
+        "langevin": ["sgld"],
+    },
 )

@@ -1,14 +1,6 @@
-"""Surrogates of the zero-one loss: cross-entropy, its family, and the margin loss it competes with.
+"""Cross-entropy and its family: one knob from the sum-exponential loss to the mean absolute error.
 
-Shared by all: `logits (N, C)` floating point f, `target (N,)` integer labels y in [0, C), natural logarithms (nats),
-p = softmax(f), p_y its entry at the label. Every function takes
-
-    weight: `(C,)` non-negative; row i counts weight[y_i] times, and `mean` divides by the sum of those, as torch does.
-    ignore_index: rows with this label count for nothing.
-    reduction: "none" gives `(N,)`, "mean" and "sum" a scalar, in the dtype of the logits.
-
-and raises a ValueError that names the argument when a shape, a dtype, a label or a number is wrong. A parameter such as
-tau may be a 0-d tensor, so that `torch.func.vmap` can run over it. float16 and bfloat16 logits are computed in float32.
+The arguments that all losses share are described in `lossbook.losses.surrogate`.
 """
 
 from __future__ import annotations
@@ -143,32 +135,4 @@ def mae(
     """
     f, y = prepare(logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
     loss = -2 * torch.expm1(at_label(f.log_softmax(dim=1), y))
-    return reduce(loss, logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
-
-
-def crammer_singer(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    margin: float | Tensor = 1.0,
-    weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-) -> Tensor:
-    """The multiclass hinge of Crammer and Singer: only the strongest rival counts, and only inside the margin.
-
-        loss = max_k ( f_k - f_y + margin 1[k != y] ) = max(0, margin + max_{k != y} f_k - f_y)
-
-    Range [0, inf), in units of the logits. Piecewise linear: the gradient is +1 at the strongest rival and -1 at the
-    label, shared evenly where rivals tie, zero once the label leads by the margin.
-
-    Args:
-        margin: >= 0.
-
-    Source: Crammer, Singer 2001, Journal of Machine Learning Research 2, 265-292, equation 3.
-    """
-    checks.parameter("margin", margin, 0)
-    f, y = prepare(logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
-    rival = torch.ones_like(f).scatter(1, y[:, None], 0.0)
-    loss = (f - at_label(f, y)[:, None] + margin * rival).amax(dim=1)
     return reduce(loss, logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)

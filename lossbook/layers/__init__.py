@@ -1,0 +1,7 @@
+"""Modules that replace a layer, an activation or a normalisation."""
+
+from __future__ import annotations
+
+from lossbook._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(__name__, {"factored": ["FactoredOutput"]})
