@@ -61,8 +61,12 @@ class Catalog:
         return {**self.foundations, **self.papers}
 
     def of_notebook(self, notebook: str) -> list[Entry]:
-        """The entries that a notebook builds, foundations first."""
-        return [entry for entry in self.entries.values() if entry.notebook == notebook]
+        """The entries that a notebook builds or measures a claim of, foundations first."""
+        return [
+            entry
+            for entry in self.entries.values()
+            if entry.notebook == notebook or any(claim.notebook == notebook for claim in entry.claims)
+        ]
 
 
 class CatalogError(ValueError):

@@ -86,7 +86,9 @@ def _header(notebook: str) -> str:
         raise KeyError(f"the catalogue lists nothing for {notebook!r}")
     lines = []
     for entry in entries:
-        link = f"[arXiv {entry.arxiv}](https://arxiv.org/abs/{entry.arxiv})" if entry.arxiv else "standard material"
+        link = "standard material" if entry.key in catalog.foundations else "not on arXiv"
+        if entry.arxiv:
+            link = f"[arXiv {entry.arxiv}](https://arxiv.org/abs/{entry.arxiv})"
         lines.append(f"- **{entry.title}** ({link})")
     claims = [claim for claim in catalog.claims.values() if claim.notebook == notebook]
     lines.append("")

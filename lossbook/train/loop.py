@@ -19,10 +19,12 @@ from lossbook.train.settings import (
     Outputs,
     Penalty,
     Settings,
+    asks_for,
     batch_order,
     check_labels,
     examples,
     function,
+    module_of,
     own_randomness,
     pick_device,
     probe,
@@ -69,7 +71,10 @@ def fit(
     Args:
         model: maps x (N, ...) to logits (N, C).
         data: a `lossbook.data.Dataset`, or anything whose `.train` and `.val` unpack to x (N, ...), y (N,) int64.
-        loss: `loss(logits, target)` -> scalar, the mean over the batch.
+        loss: `loss(logits, target)` -> scalar, the mean over the batch. One that has a parameter `features` is given
+            model.features(x) by that name. One that has a parameter `index` is given, while training, the rows' places
+            in the training split. A module is trained in place: it is switched between training and evaluation mode
+            with the model.
         epochs: passes over the training split.
         batch_size: examples a step, the last batch of an epoch may be smaller; None: the whole split, in its order.
         lr: learning rate > 0.
@@ -101,7 +106,9 @@ def fit(
     function("loss", loss)
     place = pick_device(device)
     train, val = examples(data, "train", place), examples(data, "val", place)
-    outputs = Outputs(model, penalty).to(place)
+    outputs = Outputs(model, penalty, with_features=asks_for(loss, "features")).to(place)
+    if module := module_of(loss):
+        module.to(place)
     with own_randomness(seed, place), checks.values(False):
         objective, num_classes = probe(outputs, loss, train)
         check_labels("val.y", val.y, num_classes)
@@ -129,6 +136,8 @@ class _Run:
     def __init__(self, outputs: Outputs, loss: Loss, settings: Settings, train: Examples, val: Examples) -> None:
         self.outputs, self.loss, self.settings, self.train, self.val = outputs, loss, settings, train, val
         self.model = outputs.model
+        self.modules = [outputs, *filter(None, [module_of(loss)])]
+        self.reads_features, self.indexed = asks_for(loss, "features"), asks_for(loss, "index")
         self.optimizer = make_optimizer(self.model, settings)
         self.order = batch_order(settings.seed)
         self.epoch = 0
@@ -138,9 +147,11 @@ class _Run:
     def next_epoch(self) -> None:
         start = time.perf_counter()
         self.epoch += 1
-        self.outputs.train()
+        for module in self.modules:
+            module.train()
         losses = torch.stack(self.steps())
-        self.outputs.eval()
+        for module in self.modules:
+            module.eval()
         # One look at the losses an epoch: a look a step would make a GPU wait for each.
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
@@ -148,7 +159,7 @@ class _Run:
         row: dict[str, float] = {"epoch": self.epoch}
         if self.settings.evaluates(self.epoch):
             for name, split in (("train", self.train), ("val", self.val)):
-                row[f"{name}_loss"], row[f"{name}_accuracy"] = evaluate(self.model, self.loss, split)
+                row[f"{name}_loss"], row[f"{name}_accuracy"] = evaluate(self.outputs, self.loss, split)
             if not abs(row["train_loss"]) < float("inf"):
                 raise Diverged(self.epoch, len(losses), self.frame())
         self.seconds += time.perf_counter() - start
@@ -167,8 +178,11 @@ class _Run:
         for batch in batches:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.settings.lr * self.settings.lr_factor(step, steps)
-            logits, penalty = self.outputs(x if batch is None else x[batch])
-            value = self.loss(logits, y if batch is None else y[batch]) + penalty
+            logits, features, penalty = self.outputs(x if batch is None else x[batch])
+            extra = {"features": features} if self.reads_features else {}
+            if self.indexed:
+                extra["index"] = torch.arange(n, device=x.device) if batch is None else batch
+            value = self.loss(logits, y if batch is None else y[batch], **extra) + penalty
             self.optimizer.zero_grad()
             value.backward()
             self.optimizer.step()
@@ -197,6 +211,7 @@ class _Run:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "loss": module.state_dict() if (module := module_of(self.loss)) else {},
             "order": self.order.get_state(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.train.x.device) if cuda else None,
@@ -210,6 +225,8 @@ class _Run:
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if module := module_of(self.loss):
+            module.load_state_dict(state["loss"])
         self.order.set_state(state["order"])
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None and self.train.x.is_cuda:
@@ -228,12 +245,13 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimize
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loss: Loss, split: Examples) -> tuple[float, float]:
-    """Mean loss and accuracy on a split, in the model's present mode, without a graph."""
+def evaluate(outputs: Outputs, loss: Loss, split: Examples) -> tuple[float, float]:
+    """Mean loss, without penalty, and accuracy on a split, in the model's present mode, without a graph."""
     total = torch.zeros((), dtype=torch.float64, device=split.x.device)
     correct = torch.zeros_like(total)
     for x, y in zip(split.x.split(EVALUATION_ROWS), split.y.split(EVALUATION_ROWS), strict=True):
-        logits = model(x)
-        total += loss(logits, y) * len(y)
+        logits, features, _ = outputs(x)
+        extra = {"features": features} if asks_for(loss, "features") else {}
+        total += loss(logits, y, **extra) * len(y)
         correct += (logits.argmax(1) == y).sum()
     return float(total) / len(split.y), float(correct) / len(split.y)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import os
 import sys
@@ -139,35 +141,60 @@ def check_labels(name: str, y: Tensor, num_classes: int) -> None:
         raise ValueError(f"{name} has label {low if low < 0 else high}, but the model has {num_classes} logits")
 
 
-class Outputs(nn.Module):
-    """Logits and penalty of a model, as one module so that `torch.func.functional_call` reaches both."""
+def asks_for(loss: Loss, name: str) -> bool:
+    """Whether a loss has a parameter of this name that is still to be given."""
+    if isinstance(loss, functools.partial):
+        return name not in loss.keywords and asks_for(loss.func, name)
+    try:
+        return name in inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters
+    except ValueError:  # a built-in function tells no signature
+        return False
 
-    def __init__(self, model: nn.Module, penalty: Penalty | None) -> None:
+
+def module_of(loss: Loss) -> nn.Module | None:
+    """The module of a loss that is one, behind functools.partial too."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return loss if isinstance(loss, nn.Module) else None
+
+
+class Outputs(nn.Module):
+    """Logits, features and penalty of a model, as one module so that `torch.func.functional_call` reaches all.
+
+    The features are empty, (N, 0), unless `with_features` or the penalty asks for them.
+    """
+
+    def __init__(self, model: nn.Module, penalty: Penalty | None, *, with_features: bool = False) -> None:
         super().__init__()
-        if penalty is not None and not (hasattr(model, "features") and hasattr(model, "head")):
+        self.featured = with_features or penalty is not None
+        if self.featured and not (hasattr(model, "features") and hasattr(model, "head")):
+            asking = "a penalty" if penalty is not None else "a loss that reads features"
             raise TypeError(
-                f"a penalty needs a model with .features(x) and .head, but {type(model).__name__} lacks them"
+                f"{asking} needs a model with .features(x) and .head, but {type(model).__name__} lacks them"
             )
         self.model, self.penalty = model, penalty
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.penalty is None:
-            return self.model(x), x.new_zeros(())
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if not self.featured:
+            return self.model(x), x.new_zeros(len(x), 0), x.new_zeros(())
         features: Tensor = self.model.features(x)  # type: ignore[operator]
-        return self.model.head(features), self.penalty(self.model, features)  # type: ignore[operator]
+        penalty = x.new_zeros(()) if self.penalty is None else self.penalty(self.model, features)
+        return self.model.head(features), features, penalty  # type: ignore[operator]
 
 
 def probe(outputs: Outputs, loss: Loss, train: Examples) -> tuple[float, int]:
     """Objective and number of logits on the first examples; refuses logits or a loss of the wrong shape."""
     x, y = train.x[:64], train.y[:64]
     outputs.eval()
+    if module := module_of(loss):
+        module.eval()
     with torch.no_grad():
-        logits, penalty = outputs(x)
+        logits, features, penalty = outputs(x)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(f"the model must return logits (N, C), but for {len(x)} examples it returns {shape}")
         check_labels("train.y", train.y, logits.shape[1])
-        value = loss(logits, y)
+        value = loss(logits, y, features=features) if asks_for(loss, "features") else loss(logits, y)
         for name, result in (("loss", value), ("penalty", penalty)):
             if not isinstance(result, Tensor) or result.dim() != 0:
                 shape = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
 import warnings
@@ -26,10 +27,12 @@ from lossbook.train.settings import (
     Outputs,
     Penalty,
     Settings,
+    asks_for,
     batch_order,
     check_labels,
     examples,
     function,
+    module_of,
     one_of,
     own_randomness,
     pick_device,
@@ -160,11 +163,14 @@ def sweep(
         progress: show a bar; None shows it in a terminal or a live notebook.
         method: "vmap" trains all at once, "loop" calls `fit` for each. "auto" takes vmap unless there is one
             configuration, or the network or a loss does not allow it (batch normalisation, dropout, a loss that
-            branches on values); a warning then says why.
+            branches on values or keeps a state); a warning then says why.
         chunk: configurations trained at once; None takes as many as fit a modest part of the memory.
 
     Raises:
         ValueError, TypeError: an argument is refused; with method="vmap" also a network or loss that vmap refuses.
+
+    A loss that is a module with a state (buffers that training changes) begins anew in every configuration. A loss that
+    draws at random draws its own numbers for every configuration: there vmap and loop agree in distribution only.
 
     A configuration whose loss becomes NaN or infinite does not disturb the others; the table names the epoch.
 
@@ -181,7 +187,7 @@ def sweep(
     splits = {name: examples(data, name, place) for name in names}
     models = _build(make_model, configs)
     start = time.perf_counter()
-    with checks.values(False):
+    with checks.values(False), own_randomness(settings.seed, place):
         job = _Job(configs, models, splits, penalty, place)
         method = _choose(method, job)
         train = _vmap if method == "vmap" else _loop
@@ -203,7 +209,8 @@ class _Job:
         device: torch.device,
     ) -> None:
         self.configs, self.models, self.splits, self.penalty, self.device = configs, models, splits, penalty, device
-        self.network = Outputs(models[0], penalty).to(device)
+        featured = any(asks_for(config.loss, "features") for config in configs)
+        self.network = Outputs(models[0], penalty, with_features=featured).to(device)
         # Each configuration, because inside vmap a loss cannot look at its arguments to refuse them.
         for config in configs:
             _, num_classes = probe(self.network, config.bound_loss, splits["train"])
@@ -296,6 +303,9 @@ def _choose(method: str, job: _Job) -> str:
 def _refusal(job: _Job) -> str | None:
     """Why this network with these losses cannot be trained by vmap, or None."""
     model = job.models[0]
+    for loss in {id(config.loss): config.bound_loss for config in job.configs}.values():
+        if asks_for(loss, "index") or _changes(loss, job):
+            return f"{loss_name(loss)} keeps a state"
     if len({p.dtype for p in model.parameters()}) > 1:
         return "the network has parameters of several dtypes"
     batch = Examples(*(part[:8] for part in job.splits["train"]))
@@ -318,6 +328,20 @@ def _refusal(job: _Job) -> str | None:
     return None
 
 
+def _changes(loss: Loss, job: _Job) -> bool:
+    """Whether a step of training changes a buffer of the loss."""
+    loss = copy.deepcopy(loss) if module_of(loss) else loss
+    module = module_of(loss)
+    if module is None or not list(module.buffers()):
+        return False
+    before = [buffer.clone() for buffer in module.to(job.device).train().buffers()]
+    batch = Examples(*(part[:8] for part in job.splits["train"]))
+    with torch.no_grad():
+        logits, features, _ = job.network.eval()(batch.x)
+        loss(logits, batch.y, **({"features": features} if asks_for(loss, "features") else {}))
+    return not all(torch.equal(*pair) for pair in zip(before, module.buffers(), strict=True))
+
+
 def _loop(job: _Job, chunk: int | None, progress: bool | None) -> Trained:
     """`fit`, configuration by configuration."""
     records: list[Record] = []
@@ -329,7 +353,9 @@ def _loop(job: _Job, chunk: int | None, progress: bool | None) -> Trained:
             data = SimpleNamespace(train=Examples(train.x, job.labels[i]), val=val)
             arguments = {**vars(config.settings), "penalty": job.penalty, "device": job.device, "progress": False}
             try:
-                history = fit(model, data, config.bound_loss, **arguments)
+                # Each configuration begins with the loss as it was given: a stateful one is copied.
+                loss = copy.deepcopy(config.bound_loss) if module_of(config.loss) else config.bound_loss
+                history = fit(model, data, loss, **arguments)
             except Diverged as error:
                 history, diverged[i] = error.history, error.epoch
             rows = history[["epoch", *_METRICS]].itertuples(index=False)
@@ -391,10 +417,16 @@ class _Group:
     size: int
     loss: Callable[..., Tensor]
     numbers: dict[str, Tensor]
+    reads_features: bool
 
-    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Losses (G,) of logits (G, B, C) and target (G, B)."""
-        return vmap(lambda z, y, numbers: self.loss(z, y, **numbers))(logits, target, self.numbers)
+    def __call__(self, logits: Tensor, target: Tensor, features: Tensor) -> Tensor:
+        """Losses (G,) of logits (G, B, C), target (G, B) and features (G, B, D)."""
+
+        def one(z: Tensor, y: Tensor, h: Tensor, numbers: dict[str, Tensor]) -> Tensor:
+            return self.loss(z, y, **numbers, **({"features": h} if self.reads_features else {}))
+
+        # A loss that draws at random draws for each configuration anew.
+        return vmap(one, randomness="different")(logits, target, features, self.numbers)
 
 
 class _Stack:
@@ -434,28 +466,29 @@ class _Stack:
                 for name in members[0].batched
             }
             fixed = {k: v for k, v in members[0].arguments.items() if k not in numbers}
-            groups.append(_Group(len(members), functools.partial(members[0].loss, **fixed), numbers))
+            loss = functools.partial(members[0].loss, **fixed)
+            groups.append(_Group(len(members), loss, numbers, asks_for(loss, "features")))
         return groups
 
-    def forward(self, weights: dict[str, Tensor], x: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
-        """Logits (R, B, C) and penalties (R,) of x (R, B, ...), or of x (B, ...) that all configurations share."""
+    def forward(self, weights: dict[str, Tensor], x: Tensor, shared: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (R, B, C), features (R, B, D), penalties (R,) of x (R, B, ...), or of x (B, ...) shared by all."""
 
-        def one(state: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        def one(state: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return functional_call(self.network, state, (x,))
 
         return vmap(one, in_dims=(0, None if shared else 0))({**weights, **self.fixed}, x)
 
-    def losses(self, logits: Tensor, target: Tensor) -> Tensor:
+    def losses(self, logits: Tensor, target: Tensor, features: Tensor) -> Tensor:
         """Loss (R,) of each configuration."""
         sizes = [group.size for group in self.groups]
-        parts = zip(self.groups, logits.split(sizes), target.split(sizes), strict=True)
-        return torch.cat([group(z, y) for group, z, y in parts])
+        parts = zip(self.groups, logits.split(sizes), target.split(sizes), features.split(sizes), strict=True)
+        return torch.cat([group(z, y, h) for group, z, y, h in parts])
 
     def gradient(self, x: Tensor, target: Tensor) -> Tensor:
         """Objectives (R,) on x (R, B, ...) or shared x (B, ...); leaves their gradients in `gradients`."""
         leaves = {name: w.detach().requires_grad_() for name, w in self.weights.items()}
-        logits, penalty = self.forward(leaves, x, shared=x.dim() == self.splits["train"].x.dim())
-        objective = self.losses(logits, target) + penalty
+        logits, features, penalty = self.forward(leaves, x, shared=x.dim() == self.splits["train"].x.dim())
+        objective = self.losses(logits, target, features) + penalty
         # Configurations do not meet, so the gradient of the sum holds the gradient of each.
         parts = torch.autograd.grad(objective.sum(), list(leaves.values()), materialize_grads=True)
         torch.cat([part.reshape(len(part), -1) for part in parts], 1, out=self.gradients)
@@ -503,8 +536,8 @@ class _Stack:
         correct = torch.zeros_like(total)
         rows = max(1, self.budget // (len(self.configs) * self.row_bytes))
         for part, target in zip(x.split(rows), labels.split(rows, 1), strict=True):
-            logits, _ = self.forward(self.weights, part, shared=True)
-            total += self.losses(logits, target) * len(part)
+            logits, features, _ = self.forward(self.weights, part, shared=True)
+            total += self.losses(logits, target, features) * len(part)
             correct += (logits.argmax(2) == target).sum(1)
         return total / len(x), correct / len(x)
 
@@ -582,6 +615,5 @@ def _frames(job: _Job, state: dict[str, Tensor], records: list[Record], diverged
 def _test(job: _Job, config: Configuration, state: dict[str, Tensor], i: int, diverged: bool) -> tuple[float, float]:
     if diverged:
         return float("nan"), float("nan")
-    model = job.models[0].eval()
-    _load(model, {name: value[i] for name, value in state.items()})
-    return evaluate(model, config.bound_loss, job.splits["test"])
+    _load(job.models[0], {name: value[i] for name, value in state.items()})
+    return evaluate(job.network.eval(), config.bound_loss, job.splits["test"])

@@ -389,3 +389,37 @@ def test_the_gpu_trains_like_the_cpu(blobs):
         assert next(model.parameters()).device.type == device
         results.append(weights(model))
     torch.testing.assert_close(*results, atol=1e-4, rtol=1e-4)
+
+
+def test_a_stateful_loss_goes_on_from_its_checkpoint(blobs, tmp_path):
+    class Seen(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(len(blobs.train[0])))
+
+        def forward(self, logits, target, index=None):
+            if index is not None:
+                self.seen[index] += 1
+            return torch.nn.functional.cross_entropy(logits, target)
+
+    whole, first, second = Seen(), Seen(), Seen()
+    arguments = {"batch_size": 50, "device": "cpu", "checkpoint": tmp_path / "run.pt"}
+
+    def model():
+        torch.manual_seed(0)
+        return torch.nn.Linear(6, 3)
+
+    fit(model(), blobs, whole, epochs=4, batch_size=50, device="cpu")
+
+    class Stop(Exception):
+        pass
+
+    def stop(epoch, model):
+        if epoch == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(model(), blobs, first, epochs=4, callback=stop, **arguments)
+    fit(model(), blobs, second, epochs=4, **arguments)
+    assert torch.equal(second.seen, whole.seen)
+    assert (second.seen == 4).all()

@@ -315,3 +315,81 @@ def test_sweep_collapses_the_digits_as_the_recipe_says():
     probability = result.logits(x).softmax(2).gather(2, y.expand(2, -1).unsqueeze(2)).mean((1, 2))
     theory = 1 - 9 * (50 * weight_decay * feature_decay) ** 0.5
     assert probability.tolist() == pytest.approx([theory, theory], abs=0.03)
+
+
+def spread_of_features(logits, target, features):
+    """A loss that reads features: cross-entropy, each row weighted by the spread of its features."""
+    rows = cross_entropy(logits, target, reduction="none")
+    return (features.detach().std(1) * rows).mean()
+
+
+def test_a_loss_may_read_features(blobs):
+    grid = {"seed": [0, 1], "loss": [spread_of_features, cross_entropy]}
+    stacked = sweep(mlp, blobs, grid, epochs=3, device="cpu", method="vmap")
+    looped = sweep(mlp, blobs, grid, epochs=3, device="cpu", method="loop")
+    torch.testing.assert_close(stacked.logits(blobs.test[0]), looped.logits(blobs.test[0]), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(stacked.logits(blobs.test[0])[0], stacked.logits(blobs.test[0])[1], atol=1e-3)
+    with pytest.raises(TypeError, match=r"a loss that reads features needs a model with \.features"):
+        sweep(lambda: nn.Linear(6, 3), blobs, {"seed": [0, 1]}, loss=spread_of_features, device="cpu")
+
+
+class Remembers(nn.Module):
+    """A loss with a memory for each training row."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(rows, dtype=torch.int64))
+
+    def forward(self, logits, target, index=None):
+        assert self.training == (index is not None)
+        if index is not None:
+            self.seen[index] += 1
+        return cross_entropy(logits, target)
+
+
+@pytest.mark.parametrize("batch_size", [None, 50])
+def test_a_loss_may_remember_the_training_rows(blobs, batch_size):
+    loss = Remembers(len(blobs.train[0]))
+    fit(mlp(), blobs, loss, epochs=3, batch_size=batch_size, device="cpu")
+    assert (loss.seen == 3).all()
+    fresh = Remembers(len(blobs.train[0]))
+    with pytest.warns(UserWarning, match="keeps a state"):
+        result = sweep(mlp, blobs, {"seed": [0, 1]}, loss=fresh, epochs=1, device="cpu", batch_size=batch_size)
+    assert result.method == "loop"
+    assert (fresh.seen == 0).all(), "every configuration has its own copy"
+
+
+class Counts(nn.Module):
+    """A loss with a buffer that training changes, without asking for the rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, logits, target):
+        if self.training:
+            self.steps = self.steps + 1
+        return cross_entropy(logits, target) * (1 + 0 * self.steps)
+
+
+def test_a_loss_with_a_state_begins_anew_in_every_configuration(blobs):
+    loss = Counts()
+    with pytest.warns(UserWarning, match="keeps a state"):
+        sweep(mlp, blobs, {"seed": [0, 1]}, loss=loss, epochs=1, device="cpu")
+    assert loss.steps == 0
+    fit(mlp(), blobs, loss, epochs=2, batch_size=None, device="cpu")
+    assert loss.steps == 2
+
+
+def test_a_loss_that_draws_draws_for_each_configuration_and_repeats_with_the_seed(blobs):
+    def noisy(logits, target):
+        return (cross_entropy(logits, target, reduction="none") * torch.rand(len(target))).mean()
+
+    def logits():
+        return sweep(mlp, blobs, {"lr": [0.01, 0.01]}, loss=noisy, epochs=2, device="cpu", method="vmap").logits(
+            blobs.test[0]
+        )
+
+    first = logits()
+    assert not torch.allclose(first[0], first[1])
+    torch.testing.assert_close(logits(), first)
