@@ -67,13 +67,12 @@ def parameter(
         raise ValueError(f"{name} must lie in {bracket}{low:g}, {high:g}], but is {value:g}")
 
 
-def whole(name: str, value: int, low: int, high: int | None = None) -> None:
-    """Refuse what is not a whole number in [low, high]."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise ValueError(f"{name} must be a whole number, but is {value!r}")
-    if value < low or (high is not None and value > high):
-        upper = "" if high is None else f" and at most {high}"
-        raise ValueError(f"{name} must be at least {low}{upper}, but is {value}")
+def whole(name: str, value: object, low: int, high: float = float("inf")) -> int:
+    """value as an int; refuses what is not a whole number in [low, high]. NumPy's integers count, True does not."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not low <= value <= high:
+        upper = f" and at most {high}" if high < float("inf") else ""
+        raise ValueError(f"{name} must be a whole number of at least {low}{upper}, but is {value!r}")
+    return int(value)
 
 
 def scores_and_target(scores: Tensor, target: Tensor) -> None:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import numbers
 
-
-def whole_number(name: str, value: object, low: int) -> int:
-    """`value` as an int, or ValueError when it is no whole number or lies below `low`."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < low:
-        raise ValueError(f"{name} must be a whole number of at least {low}, but is {value!r}")
-    return int(value)
+from lossbook import checks
 
 
 def seed(value: object) -> int:
     """`value` as a seed for NumPy and torch: a whole number in [0, 2**63)."""
-    number = whole_number("seed", value, 0)
+    number = checks.whole("seed", value, 0)
     if number >= 2**63:
         raise ValueError(f"seed must be below 2**63, but is {number}")
     return number

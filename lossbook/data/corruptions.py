@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lossbook import checks
 from lossbook.data import _checks
 from lossbook.data.dataset import Split
 
@@ -37,7 +38,7 @@ def flip_labels(y: Tensor, rate: float, num_classes: int, *, seed: int, kind: st
         ValueError: an argument is out of its range.
     """
     rate = _checks.number("rate", rate, 0, 1)
-    k = _checks.whole_number("num_classes", num_classes, 2)
+    k = checks.whole("num_classes", num_classes, 2)
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, but is {kind!r}")
     y = _labels(y)
@@ -73,9 +74,9 @@ def subsample(split: Split, n_or_counts: int | Sequence[int] | Tensor | np.ndarr
     if isinstance(n_or_counts, Tensor | np.ndarray):
         n_or_counts = n_or_counts.tolist()
     if isinstance(n_or_counts, Sequence):
-        wanted = [_checks.whole_number(f"n_or_counts[{k}]", n, 0) for k, n in enumerate(n_or_counts)]
+        wanted = [checks.whole(f"n_or_counts[{k}]", n, 0) for k, n in enumerate(n_or_counts)]
     else:
-        n = _checks.whole_number("n_or_counts", n_or_counts, 1)
+        n = checks.whole("n_or_counts", n_or_counts, 1)
         wanted = [n if there else 0 for there in available.tolist()]
     if len(wanted) < len(available):
         raise ValueError(f"n_or_counts has {len(wanted)} entries, but split has labels up to {len(available) - 1}")

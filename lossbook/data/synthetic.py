@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lossbook import checks
 from lossbook.data import _checks
 from lossbook.data.dataset import Split
 from lossbook.theory.posterior import gaussian_mixture_posterior
@@ -55,7 +56,7 @@ def gaussian_mixture(
     Raises:
         ValueError: an argument is out of its range.
     """
-    n = _checks.whole_number("n", n, 1)
+    n = checks.whole("n", n, 1)
     noise = _checks.number("label_noise", label_noise, 0, 1)
     generator = _generator(seed)
     means = _means(num_classes, dim, separation, generator)
@@ -88,7 +89,7 @@ def two_moons(n: int, *, noise: float = 0.3, seed: int = 0) -> Split:
     Raises:
         ValueError: an argument is out of its range.
     """
-    n = _checks.whole_number("n", n, 1)
+    n = checks.whole("n", n, 1)
     noise = _checks.number("noise", noise, 0.01, 10)
     generator = _generator(seed)
     y = torch.randint(2, (n,), generator=generator)
@@ -136,9 +137,9 @@ def overlapping_classes(n: int, *, overlap: float, num_classes: int = 3, dim: in
     Raises:
         ValueError: an argument is out of its range.
     """
-    n = _checks.whole_number("n", n, 1)
-    k = _checks.whole_number("num_classes", num_classes, 2)
-    dim = _checks.whole_number("dim", dim, 2)
+    n = checks.whole("n", n, 1)
+    k = checks.whole("num_classes", num_classes, 2)
+    dim = checks.whole("dim", dim, 2)
     q = _checks.number("overlap", overlap, 0, 1)
     generator = _generator(seed)
     centres = torch.zeros(k + 1, dim, dtype=torch.float64)
@@ -148,6 +149,42 @@ def overlapping_classes(n: int, *, overlap: float, num_classes: int = 3, dim: in
     shared = torch.rand(n, generator=generator, dtype=torch.float64) < q
     x = (centres[torch.where(shared, 0, y + 1)] + torch.randn(n, dim, generator=generator, dtype=torch.float64)).float()
     return Split(x, y, _shared_posterior(x.double(), centres, q))
+
+
+def anisotropic_gaussians(n: int, *, dim: int = 20, num_classes: int = 2, seed: int = 0) -> Split:
+    """Gaussian classes of which half the features are clear and half drown in noise: x ~ N(μ_y, diag v).
+
+    All classes are equally likely. Every entry of μ_0 is -1, every entry of μ_k is 2^(k-1) for k ≥ 1. The first
+    ⌊dim/2⌋ features have variance v_j = dim, the others 1. With two classes and an even dim the squared distance of
+    the means in standard deviations is Δ² = Σ_j 4/v_j = 2 + 2 dim, and the Bayes error Φ(-Δ/2): more features are more
+    signal.
+
+    Args:
+        n: number of samples, at least 1.
+        dim: number of features, at least 2.
+        num_classes: K in [2, 30].
+        seed: of the samples.
+
+    Returns:
+        Split with x `(n, dim)`, y `(n,)`, posterior `(n, K)`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Source: Zheng et al. 2023, Revisiting Discriminative vs. Generative Classifiers, and its code: the "easy" mixture.
+    """
+    n = _checks.whole_number("n", n, 1)
+    dim = _checks.whole_number("dim", dim, 2)
+    k = _checks.whole_number("num_classes", num_classes, 2)
+    if k > 30:
+        raise ValueError(f"num_classes must be at most 30, as the means double from class to class, but is {k}")
+    generator = _generator(seed)
+    centre = torch.cat([-torch.ones(1, dtype=torch.float64), 2.0 ** torch.arange(k - 1, dtype=torch.float64)])
+    std = torch.ones(dim, dtype=torch.float64)
+    std[: dim // 2] = math.sqrt(dim)
+    y = torch.randint(k, (n,), generator=generator)
+    x = (centre[y, None] + std * torch.randn(n, dim, generator=generator, dtype=torch.float64)).float()
+    return Split(x, y, gaussian_mixture_posterior(x.double() / std, centre[:, None] / std))
 
 
 def _shared_posterior(x: Tensor, centres: Tensor, q: float) -> Tensor:
@@ -179,8 +216,8 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def _means(num_classes: int, dim: int, separation: float, generator: torch.Generator) -> Tensor:
-    num_classes = _checks.whole_number("num_classes", num_classes, 2)
-    dim = _checks.whole_number("dim", dim, 1)
+    num_classes = checks.whole("num_classes", num_classes, 2)
+    dim = checks.whole("dim", dim, 1)
     separation = _checks.number("separation", separation, 0, 1e4)
     return separation * torch.nn.functional.normalize(torch.randn(num_classes, dim, generator=generator).double())
 

@@ -7,16 +7,15 @@ both.
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from lossbook import checks
+
 
 def check_bins(n_bins: int) -> None:
-    if isinstance(n_bins, bool) or not isinstance(n_bins, numbers.Integral) or n_bins < 1:
-        raise ValueError(f"n_bins must be a positive integer, but is {n_bins!r}")
+    checks.whole("n_bins", n_bins, 1)
 
 
 def check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:

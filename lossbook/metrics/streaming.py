@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lossbook import checks
 from lossbook.metrics import _bins, calibration, classification, collapse
 from lossbook.metrics._inputs import as_labels, as_matrix
 
@@ -149,7 +150,7 @@ class ClasswiseCalibrationError(Metric):
     def __init__(self, num_classes: int, n_bins: int = 15, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         _bins.check_bins(n_bins)
-        _check_size("num_classes", num_classes, 1)
+        checks.whole("num_classes", num_classes, 1)
         self.num_classes, self.n_bins = num_classes, n_bins
         self.add_state("gap", torch.zeros(num_classes * n_bins, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("samples", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
@@ -190,8 +191,8 @@ class NeuralCollapse(Metric):
 
     def __init__(self, num_classes: int, dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        _check_size("num_classes", num_classes, 2)
-        _check_size("dim", dim, 1)
+        checks.whole("num_classes", num_classes, 2)
+        checks.whole("dim", dim, 1)
         self.num_classes, self.dim = num_classes, dim
         # One state, not three: counts, means and scatter can only be merged together.
         self.add_state(
@@ -256,11 +257,6 @@ class NearestMeanDisagreement(_Mean):
             )
         known = (x.to(features.device) for x in (self._means, self._weight, self._bias))
         self._add(collapse.disagreements(features, *known), len(features))
-
-
-def _check_size(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, but is {value!r}")
 
 
 def _pack(moments: collapse.Moments) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lossbook.models._arguments import size
+from lossbook import checks
 
 
 class SmallCNN(nn.Module):
@@ -27,9 +27,9 @@ class SmallCNN(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int, *, width: int = 16, image_size: int) -> None:
         super().__init__()
-        size("width", width)
-        side = size("image_size", image_size, low=4)
-        self.input_shape = (size("in_channels", in_channels), side, side)
+        checks.whole("width", width, 1)
+        side = checks.whole("image_size", image_size, 4)
+        self.input_shape = (checks.whole("in_channels", in_channels, 1), side, side)
         quarter = -(-side // 4)  # each stride-2 convolution with padding 1 halves the side, rounding up
         self.body = nn.Sequential(
             nn.Conv2d(in_channels, width, 3, stride=2, padding=1),
@@ -40,7 +40,7 @@ class SmallCNN(nn.Module):
             nn.Linear(2 * width * quarter**2, 4 * width),
             nn.ReLU(),
         )
-        self.head = nn.Linear(4 * width, size("num_classes", num_classes, low=2))
+        self.head = nn.Linear(4 * width, checks.whole("num_classes", num_classes, 2))
 
     def features(self, x: Tensor) -> Tensor:
         """The hidden layer below the head, (N, 4 width)."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from lossbook.models._arguments import size
+from lossbook import checks
 
 
 class MLP(nn.Module):
@@ -39,13 +39,13 @@ class MLP(nn.Module):
         super().__init__()
         if isinstance(hidden, int) or not isinstance(hidden, Sequence) or not hidden:
             raise ValueError(f"hidden must list the width of one or more layers, e.g. (64,), but is {hidden!r}")
-        self.in_features = size("in_features", in_features)
-        widths = [self.in_features, *(size(f"hidden[{i}]", width) for i, width in enumerate(hidden))]
+        self.in_features = checks.whole("in_features", in_features, 1)
+        widths = [self.in_features, *(checks.whole(f"hidden[{i}]", width, 1) for i, width in enumerate(hidden))]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.body = nn.Sequential(*(layers[:-1] if linear_features else layers))
-        self.head = nn.Linear(widths[-1], size("num_classes", num_classes, low=2))
+        self.head = nn.Linear(widths[-1], checks.whole("num_classes", num_classes, 2))
 
     def features(self, x: Tensor) -> Tensor:
         """The last hidden layer, (N, hidden[-1])."""

@@ -39,11 +39,11 @@ class Settings:
     eval_every: int
 
     def __post_init__(self) -> None:
-        whole("epochs", self.epochs, 1)
-        whole("eval_every", self.eval_every, 1)
-        whole("seed", self.seed, 0)
+        checks.whole("epochs", self.epochs, 1)
+        checks.whole("eval_every", self.eval_every, 1)
+        checks.whole("seed", self.seed, 0)
         if self.batch_size is not None:
-            whole("batch_size", self.batch_size, 1)
+            checks.whole("batch_size", self.batch_size, 1)
         real("lr", self.lr, positive=True)
         real("weight_decay", self.weight_decay)
         real("momentum", self.momentum, below=1.0)
@@ -65,12 +65,6 @@ class Settings:
     def evaluates(self, epoch: int) -> bool:
         """Whether epoch 1..epochs ends with an evaluation; the last one always does."""
         return epoch % self.eval_every == 0 or epoch == self.epochs
-
-
-def whole(name: str, value: Any, low: int) -> None:
-    """Refuse a value that is not an integer of at least `low`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ValueError(f"{name} must be an integer of at least {low}, but is {value!r}")
 
 
 def real(name: str, value: Any, *, positive: bool = False, below: float = math.inf) -> None:

@@ -38,7 +38,6 @@ from lossbook.train.settings import (
     pick_device,
     probe,
     progress_bar,
-    whole,
 )
 
 if TYPE_CHECKING:
@@ -180,7 +179,7 @@ def sweep(
     function("make_model", make_model)
     one_of("method", method, ("auto", "vmap", "loop"))
     if chunk is not None:
-        whole("chunk", chunk, 1)
+        checks.whole("chunk", chunk, 1)
     configs = configurations(grid, loss, settings)
     place = pick_device(device)
     names = ["train", "val"] + ["test"] * (getattr(data, "test", None) is not None)

@@ -51,13 +51,6 @@ def labels(name: str, value: Any, length: int, num_classes: int | None = None) -
     return array.astype(np.int64)
 
 
-def integer(name: str, value: Any, low: int) -> int:
-    """value as an int of at least low."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-        raise ValueError(f"{name} must be an integer of at least {low}, but is {value!r}")
-    return int(value)
-
-
 def _numpy(name: str, value: Any) -> NDArray[Any]:
     # bfloat16 has no NumPy counterpart, hence the detour over float.
     if hasattr(value, "detach"):

@@ -13,6 +13,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 
+from lossbook import checks
 from lossbook.viz import _arrays
 from lossbook.viz._arrays import Array
 from lossbook.viz.picture import describe
@@ -35,7 +36,7 @@ def decision_surface(
         ValueError: shapes or values are wrong; the sentence names the argument.
     """
     points = _arrays.numbers("x", x, (None, 2))
-    side = _arrays.integer("resolution", resolution, 2)
+    side = checks.whole("resolution", resolution, 2)
     low, high = points.min(axis=0), points.max(axis=0)
     border = 0.08 * np.where(high > low, high - low, 1.0)
     axes = [np.linspace(a, b, side) for a, b in zip(low - border, high + border, strict=True)]

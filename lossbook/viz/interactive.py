@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from lossbook.viz import _arrays
+from lossbook import checks
 from lossbook.viz._player import Control, frame, player, thin
 from lossbook.viz.picture import CSS_DPI, alt_text, encode, figure_of, image_element
 
@@ -63,7 +63,7 @@ def play(f: Callable[..., Any], /, *, alt: str, max_frames: int = 60, **controls
         ValueError: a control is malformed, f does not take it, or f returns no figure; the sentence names the argument.
     """
     text = alt_text(alt)
-    most = _arrays.integer("max_frames", max_frames, 1)
+    most = checks.whole("max_frames", max_frames, 1)
     if not controls:
         raise ValueError("controls are missing: give at least one, such as temperature=(0.5, 3, 0.1)")
     settings = [_setting(name, spec, _default(f, name)) for name, spec in controls.items()]

@@ -12,7 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from lossbook.viz import _arrays
+from lossbook import checks
 from lossbook.viz.picture import describe
 from lossbook.viz.style import loss_name, loss_style
 
@@ -63,7 +63,7 @@ def gradient_curves(
 
 def _draw(losses: Any, num_classes: int, x: str, ax: Axes | None, *, gradient: bool) -> Axes:
     named = _named(losses)
-    classes = _arrays.integer("num_classes", num_classes, 2)
+    classes = checks.whole("num_classes", num_classes, 2)
     if x not in _LABELS:
         raise ValueError(f"x must be 'margin' or 'probability', but is {x!r}")
     margin, position = _line(x, classes)

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from matplotlib.tri import Triangulation
 
+from lossbook import checks
 from lossbook.viz import _arrays
 from lossbook.viz.picture import describe, description
 from lossbook.viz.style import QUANTITY_CMAP, scatter_class
@@ -99,7 +100,7 @@ def _levels(values: np.ndarray, levels: int | Sequence[float]) -> np.ndarray:
     if isinstance(levels, int | np.integer):
         low, high = np.percentile(values[np.isfinite(values)], [1, 95])
         # A constant function still gets a picture.
-        ticks = MaxNLocator(_arrays.integer("levels", levels, 2))
+        ticks = MaxNLocator(checks.whole("levels", levels, 2))
         return np.asarray(ticks.tick_values(low, high if high > low else low + 1))
     steps = _arrays.numbers("levels", levels, (None,))
     if len(steps) < 2 or (np.diff(steps) <= 0).any():

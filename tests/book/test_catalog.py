@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import importlib
+import json
 from pathlib import Path
 
 import pytest
 
-from lossbook.book.catalog import CatalogError, load_catalog
+from lossbook.book.catalog import CatalogError, Entry, load_catalog
 
 GOOD = """
 [papers.some-paper]
@@ -87,3 +89,18 @@ def test_a_claim_listed_twice_is_refused(tmp_path: Path) -> None:
 def test_what_a_paper_reported_is_not_hearsay() -> None:
     for claim in load_catalog().claims.values():
         assert "from memory" not in claim.paper + claim.reason, claim.key
+
+
+BUILT = [paper for paper in load_catalog().papers.values() if paper.built]
+
+
+@pytest.mark.parametrize("paper", BUILT, ids=[paper.key for paper in BUILT])
+def test_a_built_paper_has_its_functions_and_matches_its_golden_files(paper: Entry, repository: Path) -> None:
+    for name in paper.functions:
+        module, _, attribute = f"lossbook.{name}".rpartition(".")
+        assert callable(getattr(importlib.import_module(module), attribute, None)), name
+    for key in paper.golden:
+        document = json.loads((repository / "tests" / "golden" / f"{key}.json").read_text())
+        for case in document["cases"]:
+            module, _, attribute = case.get("function", document["function"]).rpartition(".")
+            assert hasattr(importlib.import_module(module), attribute), f"golden file {key} would be skipped"

@@ -435,8 +435,8 @@ def test_bad_input_is_refused_by_name(measure, probs, target, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p, y: ECE(p, y, n_bins=0), "n_bins must be a positive integer, but is 0"),
-        (lambda p, y: ECE(p, y, n_bins=2.5), "n_bins must be a positive integer, but is 2.5"),
+        (lambda p, y: ECE(p, y, n_bins=0), "n_bins must be a whole number of at least 1, but is 0"),
+        (lambda p, y: ECE(p, y, n_bins=2.5), "n_bins must be a whole number of at least 1, but is 2.5"),
         (lambda p, y: ECE(p, y, norm=3), "norm must be 1 or 2, but is 3"),
         (lambda p, y: ECE(p, y, strategy="mass"), "strategy must be 'uniform' or 'quantile', but is 'mass'"),
         (lambda p, y: metrics.average_calibration_error(p, y, weighting="n"), "weighting must be 'bins' or 'adaptive'"),

@@ -210,13 +210,13 @@ def test_collapse_forward_and_reset():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics.CalibrationError(0), "n_bins must be a positive integer"),
+        (lambda: metrics.CalibrationError(0), "n_bins must be a whole number of at least 1"),
         (lambda: metrics.CalibrationError(norm=3), "norm must be 1 or 2"),
         (lambda: metrics.CalibrationError(strategy="mass"), "strategy must be"),
-        (lambda: metrics.ClasswiseCalibrationError(0), "num_classes must be an integer of at least 1"),
+        (lambda: metrics.ClasswiseCalibrationError(0), "num_classes must be a whole number of at least 1"),
         (lambda: metrics.ClasswiseCalibrationError(3).update(*predictions(5)), "probs must have 3 columns"),
-        (lambda: metrics.NeuralCollapse(1, 3), "num_classes must be an integer of at least 2"),
-        (lambda: metrics.NeuralCollapse(2, 3.0), "dim must be an integer of at least 1"),
+        (lambda: metrics.NeuralCollapse(1, 3), "num_classes must be a whole number of at least 2"),
+        (lambda: metrics.NeuralCollapse(2, 3.0), "dim must be a whole number of at least 1"),
         (lambda: metrics.NeuralCollapse(2, 3).update(torch.zeros(4, 2), torch.zeros(4).long()), r"shape \(N, 3\)"),
         (lambda: metrics.NeuralCollapse(2, D).update(*cloud(10)), r"target\[2\] is label 2"),
         (

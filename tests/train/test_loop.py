@@ -168,15 +168,15 @@ def test_works_with_every_loss_of_the_package(blobs):
 
 
 BAD = {
-    "epochs": (0, "epochs must be an integer of at least 1, but is 0"),
-    "batch_size": (-3, "batch_size must be an integer of at least 1, but is -3"),
+    "epochs": (0, "epochs must be a whole number of at least 1, but is 0"),
+    "batch_size": (-3, "batch_size must be a whole number of at least 1, but is -3"),
     "lr": (0.0, r"lr must lie in \(0, inf\), but is 0.0"),
     "weight_decay": (float("nan"), r"weight_decay must lie in \[0, inf\), but is nan"),
     "momentum": (1.0, r"momentum must lie in \[0, 1\), but is 1.0"),
     "optimizer": ("rmsprop", "optimizer must be one of 'adam', 'sgd', but is 'rmsprop'"),
     "schedule": ("linear", "schedule must be one of 'constant', 'cosine', but is 'linear'"),
-    "seed": (-1, "seed must be an integer of at least 0, but is -1"),
-    "eval_every": (1.5, "eval_every must be an integer of at least 1, but is 1.5"),
+    "seed": (-1, "seed must be a whole number of at least 0, but is -1"),
+    "eval_every": (1.5, "eval_every must be a whole number of at least 1, but is 1.5"),
     "device": ("tpu9", "device must be 'auto' or a device of this machine, but is 'tpu9'"),
 }
 

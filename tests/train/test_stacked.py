@@ -243,7 +243,7 @@ def test_the_table_fills_in_what_a_row_leaves_to_the_arguments(blobs):
         ("seed", "grid must be a dict of lists or a list of dicts"),
         ({"seed": 3}, r"grid\['seed'\] must be a list of one or more values, but is 3"),
         ({"seed": []}, r"grid\['seed'\] must be a list"),
-        ({"seed": [-1]}, "seed must be an integer of at least 0, but is -1"),
+        ({"seed": [-1]}, "seed must be a whole number of at least 0, but is -1"),
         ({"lr": [0.1, -0.1]}, r"lr must lie in \(0, inf\), but is -0.1"),
         ({"label_noise": [1.5]}, r"label_noise must lie in \[0, 1\), but is 1.5"),
         ({"momentum": [0.5]}, "the grid has momentum, but optimizer is 'adam'"),
@@ -264,7 +264,7 @@ def test_bad_grids_are_refused_by_name(blobs, grid, message):
 def test_bad_arguments_are_refused_by_name(blobs):
     with pytest.raises(ValueError, match="method must be one of 'auto', 'vmap', 'loop', but is 'fast'"):
         sweep(mlp, blobs, {"seed": [0]}, method="fast")
-    with pytest.raises(ValueError, match="chunk must be an integer of at least 1, but is 0"):
+    with pytest.raises(ValueError, match="chunk must be a whole number of at least 1, but is 0"):
         sweep(mlp, blobs, {"seed": [0]}, chunk=0)
     with pytest.raises(TypeError, match="make_model must be a function, but is str"):
         sweep("mlp", blobs, {"seed": [0]})

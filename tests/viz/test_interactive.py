@@ -251,7 +251,7 @@ def test_live_sliders_have_units_and_steps(live):
         ({"height": "tall"}, "height must be .* but is 'tall'"),
         ({"height": (2, 4, 1)}, "height starts at f's default 1.0, which the control does not offer"),
         ({"depth": (1, 2, 1)}, "f does not take the control 'depth': its parameters are height, color, width"),
-        ({"height": (1, 2, 1), "max_frames": 0}, "max_frames must be an integer of at least 1, but is 0"),
+        ({"height": (1, 2, 1), "max_frames": 0}, "max_frames must be a whole number of at least 1, but is 0"),
         ({"height": (1, 2, 1), "alt": ""}, "alt must say in words"),
     ],
 )

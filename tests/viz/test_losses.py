@@ -64,7 +64,7 @@ def test_the_losses_of_the_package_draw():
         ({"losses": [lambda f, y: f]}, "has no name: give a dict"),
         ({"losses": {"a": 3}}, r"losses\['a'\] must be a function"),
         ({"losses": {"a": lambda f, y, reduction: f.sum()}}, r"losses\['a'\] must return one value per example"),
-        ({"losses": [cross_entropy], "num_classes": 1}, "num_classes must be an integer of at least 2, but is 1"),
+        ({"losses": [cross_entropy], "num_classes": 1}, "num_classes must be a whole number of at least 2, but is 1"),
         ({"losses": [cross_entropy], "x": "logit"}, "x must be 'margin' or 'probability', but is 'logit'"),
     ],
 )
