@@ -35,36 +35,35 @@ _CLASS_COLORS = (
 _CLASS_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 _LINE_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)))
 
-#: The colour of each loss, in every notebook. All have a contrast of at least 3:1 against the figure's ground.
-LOSS_COLORS: dict[str, str] = {
-    "cross_entropy": "#222222",
-    "label_smoothing": "#6f6f6f",
-    "comp_sum": "#0072b2",
-    "generalized_cross_entropy": "#00876a",
-    "mae": "#d55e00",
-    "brier": "#b3478a",
-    "focal": "#a87700",
-    "crammer_singer": "#6a3d9a",
+# Function -> colour, line style, name in a legend. There are more losses than colours that can be told apart: relatives
+# share a hue, and no two share both colour and line. All have a contrast of at least 3:1 against the figure's ground.
+_LOSSES: dict[str, tuple[str, Any, str]] = {
+    "cross_entropy": ("#222222", "-", "cross-entropy"),
+    "label_smoothing": ("#6f6f6f", "--", "label smoothing"),
+    "comp_sum": ("#0072b2", (0, (8, 2)), "comp-sum"),
+    "generalized_cross_entropy": ("#00876a", "-.", "generalized cross-entropy"),
+    "mae": ("#d55e00", "-", "MAE"),
+    "brier": ("#b3478a", "--", "Brier"),
+    "focal": ("#a87700", "-.", "focal"),
+    "crammer_singer": ("#6a3d9a", (0, (1, 1)), "Crammer-Singer"),
+    "logistic": ("#222222", ":", "logistic"),
+    "exponential": ("#d55e00", ":", "exponential"),
+    "hinge": ("#6a3d9a", "-", "hinge"),
+    "l2_svm": ("#6a3d9a", "--", "squared hinge"),
+    "ensloss": ("#b3478a", "-", "EnsLoss"),
+    "bias_loss": ("#a87700", "-", "bias loss"),
+    "ldr_kl": ("#00876a", "-", "LDR-KL"),
+    "aldr_kl": ("#00876a", "--", "ALDR-KL"),
+    "z_loss": ("#0072b2", "-", "Z-loss"),
+    "spherical_mse": ("#0072b2", ":", "spherical MSE"),
+    "log_taylor_softmax": ("#0072b2", "--", "log-Taylor softmax"),
+    "log_spherical_softmax": ("#0072b2", "-.", "log-spherical softmax"),
+    "anyloss": ("#c8553d", "-", "AnyLoss"),
+    "mann_whitney": ("#c8553d", "--", "Mann-Whitney"),
+    "info_nce": ("#c8553d", ":", "InfoNCE"),
 }
-# What a loss is called in a legend.
-_LOSS_NAMES = {
-    "cross_entropy": "cross-entropy",
-    "comp_sum": "comp-sum",
-    "generalized_cross_entropy": "generalized cross-entropy",
-    "mae": "MAE",
-    "brier": "Brier",
-    "crammer_singer": "Crammer-Singer",
-}
-_LOSS_LINES: dict[str, Any] = {
-    "cross_entropy": "-",
-    "label_smoothing": "--",
-    "comp_sum": (0, (8, 2)),
-    "generalized_cross_entropy": "-.",
-    "mae": "-",
-    "brier": "--",
-    "focal": "-.",
-    "crammer_singer": (0, (1, 1)),
-}
+#: The colour of each loss, in every notebook.
+LOSS_COLORS: dict[str, str] = {name: color for name, (color, _, _) in _LOSSES.items()}
 # For losses the book has not named: colours no named loss has, handed out in the order of asking.
 _SPARE_COLORS = ("#1f9ab5", "#a3333d", "#6b8e23", "#5566cc", "#9c5a2d", "#c2459b")
 _given: dict[str, dict[str, Any]] = {}
@@ -108,8 +107,9 @@ def loss_style(name: str) -> dict[str, Any]:
     A name that is not in `LOSS_COLORS` gets the next free style, which it keeps as long as the process runs.
     """
     key = name.strip().lower().replace("-", "_").replace(" ", "_")
-    if key in LOSS_COLORS:
-        return {"color": LOSS_COLORS[key], "linestyle": _LOSS_LINES[key]}
+    if key in _LOSSES:
+        color, line, _ = _LOSSES[key]
+        return {"color": color, "linestyle": line}
     if key not in _given:
         place = len(_given)
         _given[key] = {
@@ -121,7 +121,7 @@ def loss_style(name: str) -> dict[str, Any]:
 
 def loss_name(name: str) -> str:
     """What a loss is called in a legend: its usual name, else the name given, without underscores."""
-    return _LOSS_NAMES.get(name, name.replace("_", " "))
+    return _LOSSES[name][2] if name in _LOSSES else name.replace("_", " ")
 
 
 def quantity_colors(values: Sequence[float]) -> list[tuple[float, float, float, float]]:
