@@ -69,7 +69,7 @@ def parameter(
 
 def whole(name: str, value: object, low: int, high: float = float("inf")) -> int:
     """value as an int; refuses what is not a whole number in [low, high]. NumPy's integers count, True does not."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not low <= value <= high:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not low <= int(value) <= high:
         upper = f" and at most {high}" if high < float("inf") else ""
         raise ValueError(f"{name} must be a whole number of at least {low}{upper}, but is {value!r}")
     return int(value)
@@ -104,6 +104,31 @@ def scores_and_target(scores: Tensor, target: Tensor) -> None:
         if bad.any():
             row = int(bad.nonzero()[0, 0])
             raise ValueError(f"target must hold 0 and 1, but target[{row}] is {target[row].item():g}")
+
+
+def bags(bag_index: Tensor, num_rows: int, num_bags: int) -> None:
+    """Check that `bag_index (num_rows,)` gives every row a bag in [0, num_bags), and every bag a row.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: its shape, dtype or a value is wrong, or a bag is empty.
+    """
+    if not isinstance(bag_index, Tensor):
+        raise TypeError(f"bag_index must be a torch.Tensor, but is {type(bag_index).__name__}")
+    integer = not (bag_index.is_floating_point() or bag_index.is_complex() or bag_index.dtype == torch.bool)
+    if bag_index.shape != (num_rows,) or not integer:
+        raise ValueError(
+            f"bag_index must hold one integer for each of the {num_rows} rows, but is {bag_index.dtype} of shape "
+            f"{tuple(bag_index.shape)}"
+        )
+    if not can_read(bag_index):
+        return
+    low, high = int(bag_index.min()), int(bag_index.max())
+    if low < 0 or high >= num_bags:
+        raise ValueError(f"bag_index has bag {low if low < 0 else high}, but there are {num_bags} bags")
+    empty = torch.bincount(bag_index, minlength=num_bags) == 0
+    if empty.any():
+        raise ValueError(f"bag {int(empty.nonzero()[0, 0])} has no row in bag_index")
 
 
 def logits_and_target(

@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = attach(
             "QUANTITY_CMAP",
             "SIGNED_CMAP",
             "class_style",
+            "loss_name",
             "loss_style",
             "quantity_colors",
             "use_style",

@@ -25,7 +25,7 @@ __getattr__, __dir__, __all__ = attach(
         "binary": ["exponential", "hinge", "logistic"],
         "robust": ["ALDRLoss", "aldr_kl", "ldr_kl"],
         "ensemble": ["EnsLoss", "ensloss", "ensloss_derivative"],
-        "variance": ["BiasLoss", "bias_loss"],
+        "variance": ["BiasLoss", "bias_loss", "bias_weights"],
         "spherical": [
             "log_spherical_softmax",
             "log_spherical_softmax_from_stats",
