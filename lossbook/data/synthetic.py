@@ -162,7 +162,7 @@ def anisotropic_gaussians(n: int, *, dim: int = 20, num_classes: int = 2, seed: 
     Args:
         n: number of samples, at least 1.
         dim: number of features, at least 2.
-        num_classes: K in [2, 30].
+        num_classes: K in [2, 30]; the means double from class to class.
         seed: of the samples.
 
     Returns:
@@ -173,11 +173,9 @@ def anisotropic_gaussians(n: int, *, dim: int = 20, num_classes: int = 2, seed: 
 
     Source: Zheng et al. 2023, Revisiting Discriminative vs. Generative Classifiers, and its code: the "easy" mixture.
     """
-    n = _checks.whole_number("n", n, 1)
-    dim = _checks.whole_number("dim", dim, 2)
-    k = _checks.whole_number("num_classes", num_classes, 2)
-    if k > 30:
-        raise ValueError(f"num_classes must be at most 30, as the means double from class to class, but is {k}")
+    n = checks.whole("n", n, 1)
+    dim = checks.whole("dim", dim, 2)
+    k = checks.whole("num_classes", num_classes, 2, 30)
     generator = _generator(seed)
     centre = torch.cat([-torch.ones(1, dtype=torch.float64), 2.0 ** torch.arange(k - 1, dtype=torch.float64)])
     std = torch.ones(dim, dtype=torch.float64)

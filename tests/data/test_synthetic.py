@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 
 from lossbook.data import synthetic
 
@@ -18,6 +18,7 @@ GENERATORS = {
     ),
     "two_moons": lambda n, seed=0: synthetic.two_moons(n, seed=seed),
     "overlapping_classes": lambda n, seed=0: synthetic.overlapping_classes(n, overlap=0.3, seed=seed),
+    "anisotropic_gaussians": lambda n, seed=0: synthetic.anisotropic_gaussians(n, dim=3, num_classes=3, seed=seed),
 }
 
 
@@ -135,6 +136,26 @@ def test_overlap_posterior_is_bayes_rule():
     np.testing.assert_allclose(split.posterior[gradual].numpy(), joint / joint.sum(1, keepdims=True), atol=1e-10)
 
 
+@pytest.mark.parametrize("dim", [2, 3, 8])
+def test_anisotropic_gaussians_have_the_moments_and_the_posterior_of_the_formula(dim):
+    split = synthetic.anisotropic_gaussians(60_000, dim=dim, num_classes=3, seed=1)
+    variance = np.array([dim] * (dim // 2) + [1] * (dim - dim // 2))
+    joint = []
+    for k, mean in enumerate([-1, 1, 2]):
+        x = split.x[split.y == k].double().numpy()
+        np.testing.assert_allclose(x.mean(axis=0), mean, atol=5 * math.sqrt(dim / 20_000))
+        np.testing.assert_allclose(x.var(axis=0), variance, rtol=0.06)
+        joint.append(multivariate_normal(np.full(dim, mean), np.diag(variance)).pdf(split.x[:100].double().numpy()))
+    expected = np.stack(joint, axis=1)
+    np.testing.assert_allclose(split.posterior[:100].numpy(), expected / expected.sum(1, keepdims=True), atol=1e-9)
+
+
+def test_anisotropic_gaussians_have_the_bayes_error_of_the_docstring():
+    split = synthetic.anisotropic_gaussians(200_000, dim=4)
+    exact = norm.cdf(-math.sqrt(2 + 2 * 4) / 2)
+    assert float(1 - split.posterior.amax(dim=1).mean()) == pytest.approx(exact, rel=0.03)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -157,6 +178,8 @@ def test_overlap_posterior_is_bayes_rule():
         (lambda: synthetic.overlapping_classes(5, overlap=1.5), "overlap must .* but is 1.5"),
         (lambda: synthetic.overlapping_classes(5, overlap=0.5, dim=1), "dim must"),
         (lambda: synthetic.overlapping_classes(5, overlap=0.5, num_classes=1), "num_classes must"),
+        (lambda: synthetic.anisotropic_gaussians(5, dim=1), "dim must"),
+        (lambda: synthetic.anisotropic_gaussians(5, num_classes=31), "num_classes must be .* at most 30"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(call, message):
