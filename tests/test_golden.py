@@ -15,12 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from lossbook.layers import FactoredOutput
 from lossbook.metrics import calibration, collapse
+from lossbook.theory import inductive_bias
 from lossbook.theory.collapse import mse_singular_values
+from lossbook.theory.generative import SharedVarianceGaussianNB
 
 FOLDER = Path(os.environ.get("LOSSBOOK_GOLDEN", Path(__file__).parent / "golden"))
 FILES = sorted(FOLDER.glob("*.json"))
@@ -57,10 +61,47 @@ def deep_linear_collapse(**arguments: Any) -> Any:
     return collapse_metrics(**arguments)
 
 
+def gaussian_nb(X: Tensor, y: Tensor, X_test: Tensor, *, var_smoothing: float) -> dict[str, Any]:
+    model = SharedVarianceGaussianNB(var_smoothing=var_smoothing).fit(X, y)
+    return {
+        "predict": model.predict(X_test),
+        "class_log_likelihood": model.predict_joint_log_proba(X_test) - np.log(model.class_prior_),
+        "pooled_var": model.var_,
+    }
+
+
+def factored_output(
+    weight: Tensor,
+    hidden: Tensor,
+    index: Tensor,
+    grad_a: Tensor,
+    grad_q: Tensor,
+    grad_s: Tensor,
+    *,
+    lr: float,
+) -> dict[str, Tensor]:
+    num_classes, d = weight.shape
+    layer = FactoredOutput(d, num_classes, dtype=torch.float64)
+    layer.set_weight(weight)
+    a, q, s = layer(hidden, index)
+    grad_hidden = layer.update(grad_a, grad_q, grad_s, lr)
+    return {"a": a, "q": q, "s": s, "grad_hidden": grad_hidden, "new_weight": layer.weight()}
+
+
+def inductive_bias_tail(**arguments: float) -> dict[str, float]:
+    return {
+        "exact_nats": inductive_bias.from_ncx2(**arguments),
+        "sankaran_nats": inductive_bias.sankaran(**arguments),
+    }
+
+
 # file key -> function of the case's args and kwargs, returning what `expected["value"]` holds
 ADAPTERS: dict[str, Callable[..., Any]] = {
     "calibration-toolkit": calibration_toolkit,
     "deep-linear-collapse": deep_linear_collapse,
+    "factored-output": factored_output,
+    "gaussian-nb": gaussian_nb,
+    "inductive-bias": inductive_bias_tail,
 }
 
 
@@ -142,6 +183,6 @@ def test_a_wrong_number_fails(key: str) -> None:
         value = wrong["expected"]["value"]
         for name in value if isinstance(value, dict) else range(len(value)):
             off = copy.deepcopy(wrong)
-            off["expected"]["value"][name] *= 1.001
+            off["expected"]["value"][name] = (1.001 * torch.tensor(value[name], dtype=torch.float64)).tolist()
             with pytest.raises(AssertionError):
                 check(ADAPTERS[key], off)

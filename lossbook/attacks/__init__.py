@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from lossbook._lazy import attach
 
-__getattr__, __dir__, __all__ = attach(__name__, {"pgd": ["max_score_shift"]})
+__getattr__, __dir__, __all__ = attach(__name__, {"gradient_ascent": ["max_score_shift", "pgd"]})

@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = attach(
         "halfspaces": ["tester_learner"],
         "universality": [],
         "inductive_bias": [],
-        "bags": ["bag_linear_estimator"],
-        "rare_events": ["cross_entropy_method", "path_top_p"],
+        "bags": ["BagRisk", "bag_linear_estimator", "bag_linear_risk"],
+        "rare_events": ["RareEvent", "cross_entropy_method", "path_top_p"],
     },
 )

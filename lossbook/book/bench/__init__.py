@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from lossbook.book.bench.auc import mann_whitney
 from lossbook.book.bench.calibration import calibration_error
 from lossbook.book.bench.measure import Measurement, compare, summarise
+from lossbook.book.bench.spherical import output_layers
 from lossbook.book.bench.startup import import_time, overhead
 from lossbook.book.bench.training import sweeps
 
@@ -23,6 +25,8 @@ GROUPS: dict[str, Callable[[int], Iterator[Measurement]]] = {
     "overhead": overhead,
     "sweep": sweeps,
     "calibration": calibration_error,
+    "auc": mann_whitney,
+    "z-loss": output_layers,
 }
 
 

@@ -80,6 +80,58 @@ def comp_sum(
     return reduce(loss, logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
 
 
+def smooth_adversarial_comp_sum(
+    logits: Tensor,
+    logits_adv: Tensor,
+    target: Tensor,
+    *,
+    tau: float | Tensor = 1.0,
+    rho: float | Tensor = 1.0,
+    nu: float | Tensor = 0.3,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """Smooth adversarial comp-sum: the comp-sum loss at x, plus how far the score differences move nearby.
+
+        D_k = f_y - f_k  at x,    D'_k at x'  (k != y)
+        loss = Phi_tau( sum_{k != y} exp(-D_k / rho) ) + nu * |D' - D|_2,    Phi_tau(u) as in `comp_sum`
+
+    where x' is the point of the ball around x that moves D farthest, as `lossbook.attacks.max_score_shift` looks for
+    it; x' is a constant, and the gradient flows through both sets of logits. Range [0, inf).
+
+    With the exact supremum and nu >= sqrt(C - 1) / rho the loss is at least sup_{x'} Phi_tau(sum_k phi(D_k(x') / rho)),
+    phi(t) = min(max(0, 1 - t), 1), and so loss / Phi_tau(1) at least the adversarial zero-one loss. In practice nu is
+    tuned, and smaller.
+
+    Args:
+        logits: `(N, C)` at x.
+        logits_adv: `(N, C)` at x', same dtype.
+        tau: >= 0.
+        rho: > 0, the margin that is asked for, in units of the logits.
+        nu: >= 0.
+
+    Source: Mao, Mohri, Zhong 2023 (arXiv 2304.07288), smooth adversarial comp-sum losses.
+    """
+    checks.parameter("tau", tau, 0)
+    checks.parameter("rho", rho, 0, open_low=True)
+    checks.parameter("nu", nu, 0)
+    f, y = prepare(logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
+    if not isinstance(logits_adv, Tensor):
+        raise TypeError(f"logits_adv must be a torch.Tensor, but is {type(logits_adv).__name__}")
+    if logits_adv.shape != logits.shape or logits_adv.dtype != logits.dtype:
+        raise ValueError(
+            f"logits_adv must be like logits, {tuple(logits.shape)} {logits.dtype}, "
+            f"but are {tuple(logits_adv.shape)} {logits_adv.dtype}"
+        )
+    checks.finite("logits_adv", logits_adv)
+    moved = logits_adv.to(f.dtype) - f
+    # The term of k = y is 0. torch's norm has gradient 0 where nothing moved.
+    shift = torch.linalg.vector_norm(at_label(moved, y)[:, None] - moved, dim=1)
+    loss = _one_minus_power(at_label((f / rho).log_softmax(dim=1), y), tau - 1) + nu * shift
+    return reduce(loss, logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
+
+
 def generalized_cross_entropy(
     logits: Tensor,
     target: Tensor,
