@@ -58,7 +58,7 @@ def parameter(
             raise ValueError(f"{name} must be a number or a 0-d tensor, but has shape {tuple(value.shape)}")
         if not can_read(value):
             return
-        value = float(value)
+        value = float(value.detach())
     elif not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise ValueError(f"{name} must be a number or a 0-d tensor, but is {value!r}")
     below = value <= low if open_low else value < low

@@ -56,8 +56,8 @@ def private_bag_means(y: Tensor, bag_index: Tensor, *, bound: float, epsilon: fl
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape or range.
 
-    Source: Dwork, McSherry, Nissim, Smith 2006, for the Laplace mechanism; Javanmard et al. 2024 (arXiv 2401.11081) use
-    it on bags.
+    Source: the Laplace mechanism of Dwork, McSherry, Nissim, Smith 2006, on the mean of a bag, whose sensitivity is
+    2 bound / k. Bags as a means of label privacy: Javanmard et al. 2024 (arXiv 2401.11081).
     """
     y = _responses(y)
     checks.parameter("bound", bound, 0, torch.finfo(y.dtype).max, open_low=True)
