@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,3 +62,16 @@ def peak_mib(function: Callable[[], Any]) -> float | None:
         return high_water() - before
     except (OSError, IndexError):
         return None
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread inside the block: short operations on several mostly measure how busy the other cores are."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from lossbook.book.bench.measure import Measurement, peak_mib, summarise
+from lossbook.book.bench.measure import Measurement, one_thread, peak_mib, summarise
 
 CLASSES = (10_000, 100_000, 500_000)
 WIDTH, BATCH = 256, 128
@@ -20,17 +20,10 @@ def output_layers(repeats: int) -> Iterator[Measurement]:
     A factored step is the average over 100, one stabilisation among them. That one looks for singular values of U to
     mend and finds none here; the note says what a step costs without it, and with it when all of them need mending.
 
-    One thread, because the small products of the factored step would mostly measure how busy the other cores are.
     """
-    import torch
-
     for num_classes in CLASSES:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             row = _steps(num_classes, repeats)
-        finally:
-            torch.set_num_threads(threads)
         yield row
 
 
