@@ -46,13 +46,23 @@ def finite(name: str, tensor: Tensor) -> None:
     bad = ~torch.isfinite(tensor.detach())
     if bad.any():
         index = tuple(int(i) for i in bad.nonzero()[0])
-        raise ValueError(f"{name} must be finite, but {name}{list(index)} is {tensor[index].item()}")
+        entry = f"{name}{list(index)}" if index else "it"
+        raise ValueError(f"{name} must be finite, but {entry} is {tensor[index].item()}")
 
 
 def parameter(
-    name: str, value: float | Tensor, low: float, high: float = float("inf"), *, open_low: bool = False
+    name: str,
+    value: float | Tensor,
+    low: float,
+    high: float = float("inf"),
+    *,
+    open_low: bool = False,
+    infinite: bool = False,
 ) -> None:
-    """Refuse a hyperparameter outside [low, high] (outside (low, high] with `open_low`)."""
+    """Refuse a hyperparameter outside [low, high] (outside (low, high] with `open_low`).
+
+    Infinity, of which formulas make NaN, is refused too, unless `infinite` says that it means something.
+    """
     if isinstance(value, Tensor):
         if value.dim() != 0:
             raise ValueError(f"{name} must be a number or a 0-d tensor, but has shape {tuple(value.shape)}")
@@ -62,9 +72,10 @@ def parameter(
     elif not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise ValueError(f"{name} must be a number or a 0-d tensor, but is {value!r}")
     below = value <= low if open_low else value < low
-    if below or value > high or value != value:
-        bracket = "(" if open_low else "["
-        raise ValueError(f"{name} must lie in {bracket}{low:g}, {high:g}], but is {value:g}")
+    if below or value > high or value != value or (abs(value) == float("inf") and not infinite):
+        left = "(" if open_low or (low == -float("inf") and not infinite) else "["
+        right = ")" if high == float("inf") and not infinite else "]"
+        raise ValueError(f"{name} must lie in {left}{low:g}, {high:g}{right}, but is {value:g}")
 
 
 def whole(name: str, value: object, low: int, high: float = float("inf")) -> int:
@@ -178,6 +189,8 @@ def _hard_target(logits: Tensor, target: Tensor, ignore_index: int | None) -> No
         )
     if not can_read(target):
         return
+    # torch compares a narrow integer with a number that does not fit it modulo 256.
+    target = target.long()
     bad = (target < 0) | (target >= c)
     if ignore_index is not None:
         bad &= target != ignore_index

@@ -92,7 +92,7 @@ def max_score_shift(
 
     def shift(f: Tensor) -> Tensor:
         moved = f - before
-        return torch.linalg.vector_norm(at_label(moved, target)[:, None] - moved, dim=1).sum()
+        return torch.linalg.vector_norm(at_label(moved, target.long())[:, None] - moved, dim=1).sum()
 
     return _ascend(shift, model, x, 1e-3 * _noise(x, generator, torch.randn), eps, norm, steps, step_size, bounds)
 

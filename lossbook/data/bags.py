@@ -61,7 +61,7 @@ def private_bag_means(y: Tensor, bag_index: Tensor, *, bound: float, epsilon: fl
     """
     y = _responses(y)
     checks.parameter("bound", bound, 0, torch.finfo(y.dtype).max, open_low=True)
-    checks.parameter("epsilon", epsilon, 0, open_low=True)
+    checks.parameter("epsilon", epsilon, 0, open_low=True, infinite=True)
     if isinstance(bag_index, Tensor) and bag_index.numel():
         checks.bags(bag_index, len(y), int(bag_index.max()) + 1)
     else:
@@ -88,5 +88,6 @@ def _responses(y: Tensor) -> Tensor:
 
 
 def _bag_means(y: Tensor, bag_index: Tensor) -> Tensor:
-    total = torch.zeros(int(bag_index.max()) + 1, dtype=y.dtype, device=y.device).index_add(0, bag_index, y)
+    zeros = torch.zeros(int(bag_index.max()) + 1, dtype=y.dtype, device=y.device)
+    total = zeros.index_add(0, bag_index.long(), y)
     return total / torch.bincount(bag_index)

@@ -288,6 +288,7 @@ class FactoredOutput(nn.Module):
                 f"index must have shape ({len(hidden)}, K) to go with hidden, but has shape {tuple(index.shape)}"
             )
         if checks.can_read(index):
+            index = index.long()
             bad = (index < 0) | (index >= self.num_classes)
             if bad.any():
                 raise ValueError(f"index has class {int(index[bad][0])}, but the layer has {self.num_classes} classes")

@@ -30,7 +30,8 @@ def prepare(
         logits = logits.float()
     if target.is_floating_point():
         return logits, target.to(logits.dtype)
-    return logits, torch.where(target == ignore_index, 0, target).long()
+    target = target.long()
+    return logits, torch.where(target == ignore_index, 0, target)
 
 
 def at_label(scores: Tensor, label: Tensor) -> Tensor:
@@ -55,6 +56,7 @@ def reduce(
     """
     counts = torch.ones_like(loss)
     if not target.is_floating_point():
+        target = target.long()
         kept = target != ignore_index
         counts = kept.to(loss.dtype)
         if weight is not None:

@@ -30,7 +30,9 @@ def info_nce(sim: Tensor, *, temperature: float | Tensor = 1.0, reduction: str =
     """
     square("sim", sim)
     checks.parameter("temperature", temperature, 0, open_low=True)
-    return cross_entropy(sim / temperature, torch.arange(len(sim), device=sim.device), reduction=reduction)
+    wide = sim.float() if sim.dtype in (torch.float16, torch.bfloat16) else sim
+    loss = cross_entropy(wide / temperature, torch.arange(len(sim), device=sim.device), reduction=reduction)
+    return loss.to(sim.dtype)
 
 
 def square(name: str, sim: Tensor) -> None:

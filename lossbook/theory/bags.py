@@ -80,7 +80,10 @@ def bag_linear_risk(
     checks.parameter("rho", rho, 0, 1)
     _vector("theta", theta, X.shape[1] if isinstance(X, Tensor) and X.dim() == 2 else None)
     m = int(bag_index.max()) + 1 if isinstance(bag_index, Tensor) and bag_index.numel() else 0
-    v = bag_variance if isinstance(bag_variance, Tensor) else torch.full((m,), float(bag_variance))
+    if not isinstance(bag_variance, Tensor):
+        checks.parameter("bag_variance", bag_variance, 0)
+        bag_variance = torch.full((m,), float(bag_variance))
+    v = bag_variance
     means, B, W = _scatter(X, v, bag_index, name="bag_variance")
     if not bool((v >= 0).all()):
         raise ValueError(f"bag_variance must not be negative, but holds {v.min().item():g}")

@@ -77,12 +77,13 @@ class SharedVarianceGaussianNB(ClassifierMixin, BaseEstimator):
         if first and classes is None:
             raise ValueError("classes must be passed on the first call to partial_fit")
         X, y = self._checked(X, y, reset=first)
+        known = np.unique(classes) if first else self.classes_
+        if not first and classes is not None and not np.array_equal(np.unique(classes), known):
+            raise ValueError(f"classes must stay {known.tolist()}, but are {np.unique(classes).tolist()}")
+        if unknown := sorted(set(y.tolist()) - set(known.tolist())):
+            raise ValueError(f"y has label {unknown[0]!r}, but classes are {known.tolist()}")
         if first:
-            self._start(np.unique(classes))
-        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
-            raise ValueError(f"classes must stay {self.classes_.tolist()}, but are {np.unique(classes).tolist()}")
-        if unknown := sorted(set(y.tolist()) - set(self.classes_.tolist())):
-            raise ValueError(f"y has label {unknown[0]!r}, but classes are {self.classes_.tolist()}")
+            self._start(known)
         return self._update(X, y)
 
     def predict_joint_log_proba(self, X: Any) -> np.ndarray:
@@ -95,7 +96,7 @@ class SharedVarianceGaussianNB(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float64)
         if not self.class_count_.all():
-            missing = self.classes_[self.class_count_ == 0][0]
+            missing = self.classes_[self.class_count_ == 0].tolist()[0]
             raise ValueError(f"class {missing!r} has no samples yet")
         distances = np.stack([(X - mean) ** 2 @ (1 / self.var_) for mean in self.theta_], axis=1)
         return np.log(self.class_prior_) - 0.5 * (distances + np.log(2 * math.pi * self.var_).sum())

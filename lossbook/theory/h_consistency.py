@@ -7,7 +7,8 @@ set H. C*_H(x) is the least conditional risk that H reaches at x alone. Then for
 
     R_01(h) - R*_01(H) + M_01(H)  <=  gamma( R_tau(h) - R*_tau(H) + M_tau(H) ),    gamma = the inverse of transform,
 
-with the minimizability gap M(H) = R*(H) - mean C*_H(x). All functions compute in float64.
+with the minimizability gap M(H) = R*(H) - mean C*_H(x). All functions compute in float64, but for
+`conditional_risk`, which keeps the dtype of the logits.
 
 Source: Mao, Mohri, Zhong 2023 (arXiv 2304.07288), theorem on H-consistency bounds of comp-sum losses.
 """
@@ -105,6 +106,8 @@ def conditional_risk(logits: Tensor, pi: Tensor, tau: float) -> Tensor:
     """
     pi = _probabilities(pi)
     n, c = pi.shape
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits must be a torch.Tensor, but is {type(logits).__name__}")
     if logits.shape != pi.shape:
         raise ValueError(f"logits must have the shape of pi, {(n, c)}, but have {tuple(logits.shape)}")
     every_label = torch.arange(c, device=logits.device).repeat(n)

@@ -66,6 +66,8 @@ def excess_log_loss(log_prior: Any, log_lik: Any, truth: int) -> Tensor:
     """
     prior, lik = _class(log_prior, log_lik)
     checks.whole("truth", truth, 0, len(prior) - 1)
+    if bool(lik.isnan().any()):
+        raise ValueError("log_lik must not hold NaN")
     return lik[truth] - (prior.view(-1, *[1] * (lik.dim() - 1)) + lik).logsumexp(dim=0)
 
 
@@ -113,7 +115,7 @@ def ball_log_weight(kl: Any, log_prior: Any, eps: float) -> float:
         eps: at least 0.
     """
     distance, prior = _distances(kl, log_prior)
-    checks.parameter("eps", eps, 0)
+    checks.parameter("eps", eps, 0, infinite=True)
     return float(prior[distance <= eps + 1e-12 * (1 + eps)].logsumexp(dim=0))
 
 
@@ -121,7 +123,7 @@ def rule_index(outputs: Any) -> Tensor:
     """The number of a Boolean rule in the order that `rule_regret` uses: its outputs read as a binary number.
 
     Args:
-        outputs: (..., A) 0 or 1, what the rule answers to each of its A inputs.
+        outputs: (..., A) 0 or 1, what the rule answers to each of its A inputs; A at most 63.
 
     Returns:
         (...) int64 in [0, 2^A): Σ_a outputs[a] 2^{A-1-a}.
@@ -129,6 +131,8 @@ def rule_index(outputs: Any) -> Tensor:
     table = torch.as_tensor(outputs)
     if table.dim() == 0 or not bool(((table == 0) | (table == 1)).all()):
         raise ValueError("outputs must hold 0 and 1, one for each input, in the last dimension")
+    if table.shape[-1] > 63:
+        raise ValueError(f"outputs must be of at most 63 inputs, or int64 overflows, but are of {table.shape[-1]}")
     return (table.long() << torch.arange(table.shape[-1] - 1, -1, -1, device=table.device)).sum(dim=-1)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from lossbook import checks
-from lossbook.train.settings import Loss, function, real
+from lossbook.train.settings import EVALUATION_ROWS, Loss, function, real
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,6 +92,13 @@ def sgld(
         checks.whole("batch_size", batch_size, 1, len(x))
 
     network = copy.deepcopy(model).eval()
+    # Once outside of vmap, inside which a loss cannot read its labels to refuse them.
+    with torch.no_grad():
+        for part in zip(x.split(EVALUATION_ROWS), y.split(EVALUATION_ROWS), strict=True):
+            value = loss(network(part[0]), part[1])
+            if not isinstance(value, Tensor) or value.dim() != 0:
+                shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"loss must return a scalar tensor (reduction 'mean'), but returns {shape}")
     n, generator = len(x), torch.Generator(x.device).manual_seed(seed)
 
     def energy(theta: dict[str, Tensor], rows: Tensor, labels: Tensor) -> Tensor:

@@ -212,6 +212,8 @@ class _Job:
         self.network = Outputs(models[0], penalty, with_features=featured).to(device)
         # Each configuration, because inside vmap a loss cannot look at its arguments to refuse them.
         for config in configs:
+            if module := module_of(config.loss):
+                module.to(device)
             _, num_classes = probe(self.network, config.bound_loss, splits["train"])
         for name, split in splits.items():
             check_labels(f"{name}.y", split.y, num_classes)
@@ -455,6 +457,7 @@ class _Stack:
         adam = self.settings.optimizer == "adam"
         self.optimizer = _Adam(self.flat, lr, decay) if adam else _SGD(self.flat, lr, decay, momentum)
         self.groups = self._loss_groups()
+        self.modules = [self.network, *filter(None, (module_of(group.loss) for group in self.groups))]
 
     def _loss_groups(self) -> list[_Group]:
         groups = []
@@ -500,16 +503,18 @@ class _Stack:
         steps = self.settings.steps(n)
         step = 0
         for epoch in range(1, self.settings.epochs + 1):
-            self.network.train()
+            for module in self.modules:
+                module.train()
             objectives = []
             for x, target in self._batches(orders):
                 objectives.append(self.gradient(x, target))
                 self.optimizer.step(self.gradients, self.settings.lr_factor(step, steps))
                 step += 1
+            for module in self.modules:
+                module.eval()
             bad = ~torch.isfinite(torch.stack(objectives)).all(0)
             metrics = None
             if self.settings.evaluates(epoch):
-                self.network.eval()
                 parts = [
                     *self._evaluate(self.splits["train"].x, self.labels),
                     *self._evaluate(self.splits["val"].x, self.splits["val"].y.expand(len(self.configs), -1)),

@@ -149,3 +149,11 @@ def test_wrong_types_are_refused() -> None:
         pgd("model", x, y, eps=0.1)
     with pytest.raises(TypeError, match=r"x must be a torch\.Tensor"):
         pgd(linear(), x.tolist(), y, eps=0.1)
+
+
+@pytest.mark.parametrize("attack", [pgd, max_score_shift])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_labels_of_any_integer_dtype(attack, dtype) -> None:
+    model, (x, y) = linear(), examples()
+    one, two = (attack(model, x, t, eps=0.1, generator=torch.Generator().manual_seed(0)) for t in (y, y.to(dtype)))
+    assert torch.equal(one, two)

@@ -41,6 +41,13 @@ def test_without_noise_a_release_is_the_clipped_mean() -> None:
     torch.testing.assert_close(released, torch.tensor([(1 - 2) / 2, (2 + 0.5) / 2]))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_bags_of_any_integer_dtype(dtype: torch.dtype) -> None:
+    y, index = torch.tensor([5.0, 1.0, -9.0, 0.5]), torch.tensor([1, 0, 0, 1])
+    one, two = (private_bag_means(y, i, bound=2.0, epsilon=1.0, seed=0) for i in (index, index.to(dtype)))
+    assert torch.equal(one, two)
+
+
 def test_noise_is_laplace_of_the_stated_scale() -> None:
     """20,000 bags of 2 and as many of 4, against scipy's distribution."""
     from scipy import stats

@@ -170,9 +170,9 @@ GRAD_A, GRAD_Q, GRAD_S = torch.ones(3, 1), torch.ones(3), torch.ones(3)
         ({"grad_s": torch.ones(3).long()}, "grad_s must be floating point of shape .* but is torch.int64"),
         ({"grad_a": torch.tensor([[1.0], [float("nan")], [1.0]])}, r"grad_a\[1, 0\] is nan"),
         ({"grad_q": torch.tensor([1.0, 1.0, float("inf")])}, r"grad_q\[2\] is inf"),
-        ({"lr": 0.0}, r"lr must lie in \(0, inf\], but is 0"),
-        ({"lr": float("nan")}, r"lr must lie in \(0, inf\], but is nan"),
-        ({"weight_decay": -0.1}, r"weight_decay must lie in \[0, inf\], but is -0.1"),
+        ({"lr": 0.0}, r"lr must lie in \(0, inf\), but is 0"),
+        ({"lr": float("nan")}, r"lr must lie in \(0, inf\), but is nan"),
+        ({"weight_decay": -0.1}, r"weight_decay must lie in \[0, inf\), but is -0.1"),
         ({"lr": 0.5, "weight_decay": 2.0}, "lr \\* weight_decay must be below 1, but is 1"),
         ({"lr": 1e200, "grad_q": 1e30 * torch.ones(3)}, "the step overflows in Q: lr 1e\\+200 is too large"),
     ],
@@ -356,3 +356,10 @@ def test_cuda_equals_cpu() -> None:
         here.update(*gradients, 0.02)
         there.update(*(gradient.cuda() for gradient in gradients), 0.02)
     torch.testing.assert_close(there.weight().cpu(), here.weight())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+def test_more_classes_than_the_index_dtype_holds(dtype: torch.dtype) -> None:
+    layer, index = layer_of(num_classes=300), torch.tensor([[44], [100]])
+    hidden = draw(m=2, k=1)[0]
+    assert torch.equal(layer(hidden, index.to(dtype))[0], layer(hidden, index)[0])

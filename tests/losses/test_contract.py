@@ -296,12 +296,24 @@ def test_illegal_parameter_is_refused(name: str) -> None:
         with pytest.raises(TypeError):
             loss(GOOD_LOGITS, GOOD_TARGET, temperature=1.0)
         return
-    for value in (illegal, torch.tensor(illegal)):
+    for value in (illegal, torch.tensor(illegal), float("inf"), float("nan")):
         with pytest.raises(ValueError, match=f"{parameter} must lie in"):
             loss(GOOD_LOGITS, GOOD_TARGET, **{parameter: value})
     for value in (torch.ones(2), "2", None, np.array([1.0, 2.0])):
         with pytest.raises(ValueError, match=f"{parameter} must be a number or a 0-d tensor"):
             loss(GOOD_LOGITS, GOOD_TARGET, **{parameter: value})
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_any_integer_dtype(name: str, dtype: torch.dtype) -> None:
+    """Narrow labels and more classes than fit them; as a byte, 156 is -100, the ignore_index."""
+    loss = LOSSES[name][0]
+    logits, _ = batch(n=5, c=300)
+    target = torch.tensor([0, 44, 100, 127, 156 if dtype != torch.int8 else 1])
+    weight = torch.linspace(0.5, 2, 300, dtype=torch.float64)
+    for arguments in ({}, {"weight": weight}, {"reduction": "none", "ignore_index": 44}):
+        torch.testing.assert_close(loss(logits, target.to(dtype), **arguments), loss(logits, target, **arguments))
 
 
 @every_loss
@@ -328,3 +340,13 @@ def test_finite_but_overflowing_sum_is_accepted() -> None:
     """The quick finiteness test sums; finite logits whose sum overflows are still legal."""
     logits = torch.full((4, 3), torch.finfo(torch.float32).max / 4)
     assert losses.cross_entropy(logits, GOOD_TARGET).isfinite()
+
+
+def test_infinity_is_named_and_a_number_has_no_index() -> None:
+    with pytest.raises(ValueError, match=r"^a must lie in \(0, inf\), but is inf$"):
+        checks.parameter("a", float("inf"), 0, open_low=True)
+    with pytest.raises(ValueError, match=r"^b must lie in \(-inf, inf\), but is -inf$"):
+        checks.parameter("b", float("-inf"), float("-inf"))
+    checks.parameter("c", float("inf"), 0, infinite=True)
+    with pytest.raises(ValueError, match=r"^d must be finite, but it is nan$"):
+        checks.finite("d", torch.tensor(float("nan")))

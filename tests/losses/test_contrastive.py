@@ -44,6 +44,16 @@ def test_gradcheck_and_vmap() -> None:
     torch.testing.assert_close(vmap(grad(info_nce))(stacked), torch.stack([grad(info_nce)(s) for s in stacked]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened_before_the_division(dtype: torch.dtype) -> None:
+    """1e4 / 0.05 does not fit a float16."""
+    sim = (1e4 * torch.eye(3)).flip(0).to(dtype)
+    value = info_nce(sim / 1e4, temperature=0.05)
+    assert value.dtype == dtype
+    torch.testing.assert_close(value, info_nce(sim.double() / 1e4, temperature=0.05).to(dtype), rtol=0.01, atol=0)
+    assert info_nce(sim[:, [2, 1, 0]], temperature=0.05) == 0
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -51,7 +61,7 @@ def test_gradcheck_and_vmap() -> None:
         ({"sim": torch.zeros(0, 0)}, r"sim must have shape \(B, B\)"),
         ({"sim": torch.zeros(2, 2, dtype=torch.long)}, "sim must be floating point"),
         ({"sim": torch.tensor([[0.0, float("nan")], [0.0, 0.0]])}, r"sim\[0, 1\] is nan"),
-        ({"temperature": 0.0}, r"temperature must lie in \(0, inf\]"),
+        ({"temperature": 0.0}, r"temperature must lie in \(0, inf\)"),
         ({"reduction": "average"}, "reduction must be"),
     ],
 )

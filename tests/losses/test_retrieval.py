@@ -199,7 +199,7 @@ SCORES = torch.zeros(3)
         ({"pos_scores": torch.zeros(3, dtype=torch.long)}, "pos_scores must be floating point"),
         ({"neg_scores": torch.zeros(3, dtype=torch.float64)}, "neg_scores must be like pos_scores, torch.float32"),
         ({"neg_scores": torch.tensor([0.0, float("inf")])}, r"neg_scores\[1\] is inf"),
-        ({"temperature": 0.0}, r"temperature must lie in \(0, inf\]"),
+        ({"temperature": 0.0}, r"temperature must lie in \(0, inf\)"),
         ({"temperature": torch.ones(2)}, "temperature must be a number or a 0-d tensor"),
         ({"reduction": "none"}, "reduction must be 'mean' or 'sum' over the pairs, but is 'none'"),
     ],

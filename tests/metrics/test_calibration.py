@@ -441,7 +441,7 @@ def test_bad_input_is_refused_by_name(measure, probs, target, message):
         (lambda p, y: ECE(p, y, strategy="mass"), "strategy must be 'uniform' or 'quantile', but is 'mass'"),
         (lambda p, y: metrics.average_calibration_error(p, y, weighting="n"), "weighting must be 'bins' or 'adaptive'"),
         (lambda p, y: metrics.maximum_calibration_error(p, y, min_count=99), "no bin holds min_count = 99 samples"),
-        (lambda p, y: metrics.mmce(p, y, width=0), r"width must lie in \[0.01, inf\], but is 0"),
+        (lambda p, y: metrics.mmce(p, y, width=0), r"width must lie in \[0.01, inf\), but is 0"),
         (lambda p, y: metrics.classwise_calibration_error(p[:, 0], y), r"probs must have shape \(N, K\)"),
         (lambda p, y: metrics.posterior_kl(p, p[:, :1]), "posterior must have the shape of probs"),
         (lambda p, y: metrics.posterior_kl(p, p * 2), r"posterior\[1, 1\] is 1.05"),

@@ -113,9 +113,11 @@ RISK = {"X": GOOD["X"], "bag_index": GOOD["bag_index"], "rho": 0.5, "theta": tor
         (bag_linear_estimator, {"bag_index": torch.tensor([0, 1, 2, 0])}, "bag_index has bag 2"),
         (bag_linear_estimator, {"rho": -0.1}, "rho must lie in"),
         (bag_linear_risk, {"theta": torch.ones(3)}, "theta must be floating point, one number a feature"),
-        (bag_linear_risk, {"bag_variance": -1.0}, "bag_variance must not be negative, but holds -1"),
+        (bag_linear_risk, {"bag_variance": -1.0}, r"bag_variance must lie in \[0, inf\), but is -1"),
+        (bag_linear_risk, {"bag_variance": torch.tensor([1.0, -1.0])}, "bag_variance must not be negative, but holds"),
+        (bag_linear_risk, {"bag_variance": [1.0, 1.0]}, "bag_variance must be a number"),
         (bag_linear_risk, {"bag_variance": torch.ones(3)}, "bag 2 has no row"),
-        (bag_linear_risk, {"bag_variance": float("nan")}, r"bag_variance\[0\] is nan"),
+        (bag_linear_risk, {"bag_variance": float("nan")}, "bag_variance must lie in"),
         (bag_linear_risk, {"rho": 2.0}, "rho must lie in"),
     ],
 )

@@ -166,3 +166,11 @@ def test_sample_complexity():
 def test_sample_complexity_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         sample_complexity(*arguments)
+
+
+def test_a_refused_first_batch_leaves_nothing_behind():
+    model = SharedVarianceGaussianNB()
+    with pytest.raises(ValueError, match=r"y has label 2, but classes are \[0, 1\]"):
+        model.partial_fit([[0.0], [1.0]], [0, 2], classes=[0, 1])
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        model.partial_fit([[0.0], [1.0]], [0, 1])

@@ -200,3 +200,10 @@ def test_gap_of_products_is_zero(seed: int, h: int) -> None:
 def test_bad_input_is_refused_by_name(call, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_conditional_risk_keeps_the_dtype_and_refuses_what_is_no_tensor() -> None:
+    pi = torch.tensor([[0.5, 0.5]])
+    assert conditional_risk(torch.zeros(1, 2), pi, 1).dtype == torch.float32
+    with pytest.raises(TypeError, match=r"logits must be a torch\.Tensor, but is list"):
+        conditional_risk([[0.0, 0.0]], pi, 1)

@@ -169,8 +169,8 @@ def test_outputs_are_averaged(sphere):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: bias.from_ncx2(1.0, 0.0, 1.0), r"df must lie in \(0, inf\]"),
-        (lambda: bias.from_ncx2(1.0, 1.0, -1.0), r"nc must lie in \[0, inf\]"),
+        (lambda: bias.from_ncx2(1.0, 0.0, 1.0), r"df must lie in \(0, inf\)"),
+        (lambda: bias.from_ncx2(1.0, 1.0, -1.0), r"nc must lie in \[0, inf\)"),
         (lambda: bias.from_ncx2(1.0, 1.0, 1.0, scale=0.0), "scale must lie in"),
         (lambda: bias.from_ncx2(math.nan, 1.0, 1.0), "target_error and loc must be finite"),
         (lambda: bias.fit_ncx2([1.0, 2.0]), "errors must be at least 10, but are 2"),

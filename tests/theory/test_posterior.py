@@ -50,7 +50,7 @@ def test_bayes_error_of_two_gaussians():
         (lambda: gaussian_mixture_posterior([0.0], [[0.0]]), "x must have two dimensions"),
         (lambda: gaussian_mixture_posterior([[0.0]], [[0.0, 1.0]]), "x has 1 columns, but means has 2"),
         (lambda: gaussian_mixture_posterior([[float("nan")]], [[0.0]]), r"x must be finite, but x\[0, 0\] is nan"),
-        (lambda: gaussian_mixture_posterior([[0.0]], [[0.0], [1.0]], variance=0), r"variance must lie in \(0, inf\]"),
+        (lambda: gaussian_mixture_posterior([[0.0]], [[0.0], [1.0]], variance=0), r"variance must lie in \(0, inf\)"),
         (lambda: gaussian_mixture_posterior([[0.0]], [[0.0], [1.0]], priors=[1.0]), r"priors must have shape \(2,\)"),
         (
             lambda: gaussian_mixture_posterior([[0.0]], [[0.0], [1.0]], priors=[0.7, 0.7]),

@@ -164,3 +164,11 @@ def test_rule_index_and_distance():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_likelihoods_that_are_nan_and_rules_too_long_are_refused():
+    with pytest.raises(ValueError, match="log_lik must not hold NaN"):
+        u.excess_log_loss([math.log(0.5)] * 2, [[0.0, math.nan]] * 2, 0)
+    assert u.rule_index(torch.ones(63)) == 2**63 - 1
+    with pytest.raises(ValueError, match="outputs must be of at most 63 inputs"):
+        u.rule_index(torch.ones(64))

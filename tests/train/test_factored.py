@@ -101,7 +101,7 @@ def test_several_classes_a_row() -> None:
         ({"target": [0, 1, 2]}, TypeError, "target must be a torch.Tensor, but is list"),
         ({"target": torch.tensor([0, 1, 9])}, ValueError, "index has class 9, but the layer has 9 classes"),
         ({"target": torch.tensor(0)}, ValueError, "index must have shape"),
-        ({"lr": -1.0}, ValueError, r"lr must lie in \(0, inf\]"),
+        ({"lr": -1.0}, ValueError, r"lr must lie in \(0, inf\)"),
         ({"loss": lambda a, q, s, n: a}, ValueError, r"loss must return a scalar tensor, but returns shape \(3,\)"),
         ({"loss": lambda a, q, s, n: 1.0}, ValueError, "loss must return a scalar tensor, but returns float"),
         ({"loss": lambda a, q, s, n: (a - a).sqrt().sum()}, ValueError, r"grad_a\[0, 0\] is nan"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from lossbook.losses import cross_entropy
 from lossbook.train import sgld
 
 
@@ -103,6 +104,7 @@ def test_a_step_too_large_is_said(line):
         ({"batch_size": 21}, ValueError, "batch_size must be a whole number of at least 1 and at most 20"),
         ({"data": (torch.zeros(2, 1), torch.zeros(3))}, ValueError, "data must begin with two tensors"),
         ({"data": (torch.full((2, 1), math.nan), torch.zeros(2))}, ValueError, "x must be finite"),
+        ({"loss": lambda f, y: f.sum(dim=1)}, ValueError, r"loss must return a scalar tensor .* shape \(20,\)"),
         ({"model": 3}, TypeError, "model must be a torch.nn.Module"),
         ({"loss": 3}, TypeError, "loss must be a function"),
     ],
@@ -112,3 +114,9 @@ def test_bad_input(line, change, error, message):
     arguments = {"model": model, "loss": squared, "data": data, "lr": 0.01, "steps": 10, "burn_in": 0} | change
     with pytest.raises(error, match=message):
         sgld(**arguments)
+
+
+def test_a_label_that_the_model_lacks_is_refused_by_the_loss():
+    data = torch.zeros(4, 2), torch.tensor([0, 1, 2, 3])
+    with pytest.raises(ValueError, match="target has label 3, but logits have 3 classes"):
+        sgld(nn.Linear(2, 3), cross_entropy, data, lr=0.01, steps=2, burn_in=0)

@@ -150,7 +150,9 @@ def _violations(g: Tensor, y: Tensor, margin: float | Tensor) -> Tensor:
 
 
 def _log_mean_exp(x: Tensor) -> Tensor:
-    return x.logsumexp(dim=1) - math.log(x.shape[1])
+    # Not logsumexp minus log C: where lam is large x is small, and that difference is all rounding.
+    top = x.detach().amax(dim=1, keepdim=True)
+    return top.squeeze(1) + (x - top).expm1().mean(dim=1).log1p()
 
 
 class ALDRLoss(nn.Module):
@@ -193,6 +195,7 @@ class ALDRLoss(nn.Module):
             index = None
         if index is not None:
             self._check_index(index, logits)
+            index = index.long()
         loss, lam = aldr_kl(
             logits,
             target,
@@ -209,6 +212,8 @@ class ALDRLoss(nn.Module):
 
     def _check_index(self, index: Tensor, logits: Tensor) -> None:
         n = len(self.lam)
+        if not isinstance(index, Tensor):
+            raise TypeError(f"index must be a torch.Tensor, but is {type(index).__name__}")
         if index.shape != logits.shape[:1] or index.is_floating_point() or index.dtype == torch.bool:
             raise ValueError(
                 f"index must hold one integer for each of the {len(logits)} logits, but is {index.dtype} of shape "

@@ -81,7 +81,7 @@ def bias_loss(
     v = feature_variance(features)
     if len(v) != len(f):
         raise ValueError(f"features must have a row for each of the {len(f)} logits, but have {len(v)}")
-    z = _weights(v, target != ignore_index, alpha, beta, normalize, running_min)
+    z = _weights(v, target.long() != ignore_index, alpha, beta, normalize, running_min)
     loss = z.to(f.dtype) * cross_entropy(f, y, reduction="none")
     return reduce(loss, logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
 
@@ -109,7 +109,7 @@ def _parameters(
     if normalize not in ("local", "global"):
         raise ValueError(f"normalize must be 'local' or 'global', but is {normalize!r}")
     if running_min is not None:
-        checks.parameter("running_min", running_min, 0)
+        checks.parameter("running_min", running_min, 0, infinite=True)
 
 
 def _weights(
@@ -151,11 +151,14 @@ class BiasLoss(nn.Module):
         self.register_buffer("running_min", torch.tensor(torch.inf))
 
     def forward(self, logits: Tensor, target: Tensor, features: Tensor) -> Tensor:
-        if self.training:
-            self.running_min = self.running_min.minimum(feature_variance(features).amin())
-        return bias_loss(
+        # The batch's own minimum enters there; it is stored afterwards, so that a refused batch changes nothing.
+        loss = bias_loss(
             logits, target, features, alpha=self.alpha, beta=self.beta, normalize="global", running_min=self.running_min
         )
+        if self.training:
+            v = feature_variance(features).where(target.long() != -100, torch.inf)
+            self.running_min = self.running_min.minimum(v.amin())
+        return loss
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}, beta={self.beta}"

@@ -170,6 +170,13 @@ def test_repeated_steps_descend_to_the_largest_stationary_point(lam0: float) -> 
     torch.testing.assert_close(lam, grid[last + 1], rtol=0, atol=3e-3 * lam0)  # 1e-5 was added to p
 
 
+@pytest.mark.parametrize("lam", [1e-2, 1.0, 1e2, 1e4, 1e6])
+def test_float32_keeps_its_digits_at_any_temperature(lam: float) -> None:
+    logits, target = batch()
+    value = ldr_kl(logits.float(), target, lam=lam, reduction="none").double()
+    torch.testing.assert_close(value, ldr_kl(logits, target, lam=lam, reduction="none"), rtol=1e-5, atol=1e-5)
+
+
 def test_one_step_is_exact_for_large_lam0_only() -> None:
     logits, target = batch(n=40, c=10, seed=1)
 
@@ -224,6 +231,16 @@ def test_module_remembers_training_rows_only() -> None:
     assert repr(loss) == "ALDRLoss(num_samples=5, margin=0.1, lam0=2.0, alpha=2.0, normalize='l1')"
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_index_of_any_integer_dtype(dtype: torch.dtype) -> None:
+    logits, target = batch(n=3)
+    loss, same, index = ALDRLoss(3), ALDRLoss(3), torch.tensor([1, 0, 1])
+    assert loss(logits, target, index.to(dtype)) == same(logits, target, index)
+    assert torch.equal(loss.lam, same.lam) and loss.lam[2] == 1
+    with pytest.raises(TypeError, match=r"index must be a torch\.Tensor, but is list"):
+        loss(logits, target, [0, 1, 2])
+
+
 def test_module_trains_through_fit() -> None:
     from lossbook.data import Split
     from lossbook.train import fit
@@ -251,7 +268,7 @@ START = torch.ones(4)
         ({"lam_prev": torch.ones(4, dtype=torch.int64)}, "lam_prev must be floating point"),
         ({"lam_prev": torch.tensor([1.0, 0.0, 1.0, 1.0])}, "lam_prev must be positive, but holds 0"),
         ({"lam_prev": torch.tensor([1.0, float("nan"), 1.0, 1.0])}, r"lam_prev\[1\] is nan"),
-        ({"alpha": 1.0}, r"alpha must lie in \(1, inf\], but is 1"),
+        ({"alpha": 1.0}, r"alpha must lie in \(1, inf\), but is 1"),
         ({"lam0": -1.0}, "lam0 must lie in"),
         ({"normalize": "l2"}, "normalize must be one of None, 'l1', 'softplus_mean', 'softplus_l1', but is 'l2'"),
     ],

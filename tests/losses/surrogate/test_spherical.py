@@ -181,11 +181,11 @@ def test_illegal_parameters_are_refused(form: int) -> None:
     logits, target = batch()
     arguments = (logits, target) if form == 0 else (*stats(logits, target), 5)
     for change, sentence in (
-        ({"a": 0.0}, r"a must lie in \(0, inf\], but is 0"),
+        ({"a": 0.0}, r"a must lie in \(0, inf\), but is 0"),
         ({"b": float("nan")}, "b must lie in"),
-        ({"eps": -1.0}, r"eps must lie in \[0, inf\]"),
+        ({"eps": -1.0}, r"eps must lie in \[0, inf\)"),
     ):
         with pytest.raises(ValueError, match=sentence):
             PAIRS["z_loss"][form](*arguments, **change)
-    with pytest.raises(ValueError, match=r"eps must lie in \(0, inf\], but is 0"):
+    with pytest.raises(ValueError, match=r"eps must lie in \(0, inf\), but is 0"):
         PAIRS["log_spherical_softmax"][form](*arguments, eps=0.0)

@@ -177,6 +177,19 @@ def test_module_sees_the_batch_it_weighs() -> None:
     torch.testing.assert_close(loss(small[0], small[1], small[2]), bias_loss(*small))
 
 
+def test_module_does_not_learn_from_ignored_rows_or_refused_batches() -> None:
+    logits, target, features = batch()
+    features[0] = 0
+    target[0] = -100
+    loss = BiasLoss()
+    torch.testing.assert_close(loss(logits, target, features), bias_loss(logits, target, features))
+    assert loss.running_min == features[1:].flatten(1).var(dim=1).min()
+    kept = loss.running_min.clone()
+    with pytest.raises(ValueError, match="target has label 9"):
+        loss(logits, torch.full_like(target, 9), 0 * features)
+    assert loss.running_min == kept
+
+
 GOOD = dict(zip(("logits", "target", "features"), batch(3), strict=True))
 
 
@@ -191,7 +204,7 @@ GOOD = dict(zip(("logits", "target", "features"), batch(3), strict=True))
         ({"features": torch.zeros(2, 4)}, "a row for each of the 3 logits, but have 2"),
         ({"features": torch.zeros(3, 4, dtype=torch.int64)}, "features must be floating point"),
         ({"features": torch.full((3, 4), float("nan"))}, r"features\[0, 0\] is nan"),
-        ({"alpha": -0.1}, r"alpha must lie in \[0, inf\]"),
+        ({"alpha": -0.1}, r"alpha must lie in \[0, inf\)"),
         ({"running_min": -1.0}, r"running_min must lie in \[0, inf\]"),
         ({"beta": 1.1}, r"beta must lie in \[0, 1\]"),
         ({"normalize": "batch"}, "normalize must be 'local' or 'global', but is 'batch'"),
