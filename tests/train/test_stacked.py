@@ -359,6 +359,31 @@ def test_a_loss_may_remember_the_training_rows(blobs, batch_size):
     assert (fresh.seen == 0).all(), "every configuration has its own copy"
 
 
+class Softer(nn.Module):
+    """A loss that keeps nothing, but differs between training and evaluation."""
+
+    def forward(self, logits, target):
+        return cross_entropy(logits, target, label_smoothing=0.5 if self.training else 0.0)
+
+
+def test_a_loss_trains_in_training_mode(blobs):
+    grid = {"seed": [0, 1]}
+    table, expected = (
+        sweep(mlp, blobs, grid, loss=Softer(), epochs=5, lr=1e-2, device="cpu", method=m).table
+        for m in ("vmap", "loop")
+    )
+    torch.testing.assert_close(torch.tensor(table.train_loss), torch.tensor(expected.train_loss), atol=1e-4, rtol=1e-4)
+    plain = sweep(mlp, blobs, grid, loss=cross_entropy, epochs=5, lr=1e-2, device="cpu").table
+    assert (table.train_loss > 1.05 * plain.train_loss).all()
+
+
+def test_a_loss_for_too_few_rows_is_refused(blobs):
+    loss, rows = losses.surrogate.ALDRLoss(3), len(blobs.train[0])
+    with pytest.raises(ValueError, match=rf"index must lie in \[0, 3\), num_samples, but holds {rows - 1}"):
+        fit(mlp(), blobs, loss, epochs=1, device="cpu")
+    assert (loss.lam == 1).all()
+
+
 class Counts(nn.Module):
     """A loss with a buffer that training changes, without asking for the rows."""
 
