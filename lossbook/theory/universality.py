@@ -170,7 +170,7 @@ def rule_regret(log_prior: Any, truth: Any, shown: Any, *, noise: float) -> floa
     Args:
         log_prior: (2^A,) log w(f) in the order of `rule_index`; the weights sum to one.
         truth: (A,) 0 or 1.
-        shown: (A,) whole numbers; Π_a (shown_a + 1) at most 2^24.
+        shown: (A,) whole numbers; Π_a max(shown_a + 1, 2), the largest table on the way, at most 2^24.
         noise: p in (0, 1/2].
 
     Returns:
@@ -180,7 +180,7 @@ def rule_regret(log_prior: Any, truth: Any, shown: Any, *, noise: float) -> floa
     log_ratio = _log_weights(log_prior)
     if len(log_ratio) != 2 ** len(table):
         raise ValueError(f"log_prior must have 2^{len(table)} entries, one a rule, but has {len(log_ratio)}")
-    if math.prod(r + 1 for r in times.tolist()) > _MOST_OUTCOMES:
+    if math.prod(max(r + 1, 2) for r in times.tolist()) > _MOST_OUTCOMES:
         raise ValueError(f"shown asks for more than {_MOST_OUTCOMES:,} outcomes; show fewer inputs, or fewer times")
     log_odds = math.log((1 - p) / p)
     prob = torch.ones(1, dtype=torch.float64)
