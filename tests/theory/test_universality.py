@@ -159,7 +159,10 @@ def test_rule_index_and_distance():
         (lambda: u.rule_kl([0, 1], [1, 1], noise=0.0), r"noise must lie in \(0, 0.5\]"),
         (lambda: u.rule_regret(EIGHT, [0, 1], [1, 1], noise=0.1), r"log_prior must have 2\^2 entries"),
         (lambda: u.rule_regret(EIGHT, [0, 1, 0], [999, 999, 999], noise=0.1), "more than 16,777,216 outcomes"),
-        (lambda: u.rule_regret([0.0] * 2**12, [0] * 12, [9] * 6 + [0] * 6, noise=0.1), "more than 16,777,216 outcomes"),
+        (
+            lambda: u.rule_regret([-12 * math.log(2)] * 2**12, [0] * 12, [9] * 6 + [0] * 6, noise=0.1),
+            "more than 16,777,216 outcomes",
+        ),
     ],
 )
 def test_bad_input(call, message):
