@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lossbook.theory import universality as u
 
+ALIKE = [-12 * math.log(2)] * 2**12  # twelve inputs, every rule alike
 EIGHT = torch.full((8,), -math.log(8), dtype=torch.float64)
 
 
