@@ -64,7 +64,7 @@ def gamma(t: float | Tensor, tau: float, num_classes: int) -> Tensor:
     """The largest zero-one regret that a surrogate regret t allows: the inverse of `transform`, 1 above T(1).
 
     At most sqrt(2^tau (2 - tau) t) for tau < 1, sqrt(2 C^{tau-1} t) for 1 <= tau < 2; (tau - 1) C^{tau-1} t for
-    tau >= 2. By bisection, to 1e-7.
+    tau >= 2. By bisection, to 1e-7; within 1e-3 of tau = 1, where `transform` rounds, to 2e-5.
 
     Args:
         t: any shape, >= 0: surrogate regret, gap included.
