@@ -379,7 +379,7 @@ def test_a_stopped_run_kills_its_kernels_and_goes_on_next_time(
     kernel = tools.kernel_pid(half_done / "notebooks/long")
     tools.wait_for((half_done / OUT / "a.json").exists)
     process.send_signal(signum)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     name = signal.Signals(signum).name
     assert errors.splitlines()[-1] == (
