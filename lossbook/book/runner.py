@@ -287,7 +287,10 @@ def _engine() -> str:
                 manager.transport = "ipc"
                 manager.ip = str(folder / _jobs.sha256(str(job.rel))[:12])
                 manager.connection_file = f"{manager.ip}.json"
-            client = PapermillNotebookClient(nb_man, km=manager, timeout=None, startup_timeout=60, log=quiet)
+            # What a cell prints is one output, however many pieces the kernel sends it in.
+            client = PapermillNotebookClient(
+                nb_man, km=manager, timeout=None, startup_timeout=60, log=quiet, coalesce_streams=True
+            )
             client.on_cell_execute = lambda cell, cell_index: job.enter(cell_index)
             client.start_new_kernel(
                 env=environment, cwd=str(job.source.parent), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

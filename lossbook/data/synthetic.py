@@ -16,6 +16,7 @@ from torch import Tensor
 from lossbook import checks
 from lossbook.data import _checks
 from lossbook.data.dataset import Split
+from lossbook.data.detections import toy_detections as toy_detections
 from lossbook.theory.posterior import gaussian_mixture_posterior
 
 
@@ -183,6 +184,47 @@ def anisotropic_gaussians(n: int, *, dim: int = 20, num_classes: int = 2, seed: 
     y = torch.randint(k, (n,), generator=generator)
     x = (centre[y, None] + std * torch.randn(n, dim, generator=generator, dtype=torch.float64)).float()
     return Split(x, y, gaussian_mixture_posterior(x.double() / std, centre[:, None] / std))
+
+
+def risk_from_score(z: Tensor, scenario: str) -> Tensor:
+    """The chance p(z) of an outcome, for experiments where y ~ Bernoulli(p) is all that a model sees.
+
+        linear    p = z
+        sigmoid   p = 1 / (1 + exp(25 (z - 0.29)))                 nearly certain at both ends, falling in z
+        centred   p = z/3 + 0.35                                   never far from 1/2
+        skewed    p = z/2.5                                        mostly rare
+        discrete  p = 0.1, 0.3, 0.5, 0.7, 0.9 by fifths of z       a fifth holds its lower end
+
+    Args:
+        z: scores in [0, 1], of any shape; in the paper the age in a portrait, in units of 100 years.
+        scenario: one of the names above.
+
+    Returns:
+        float64 p in [0, 1], of the shape of z.
+
+    Raises:
+        TypeError: z is no tensor.
+        ValueError: a score is NaN or outside [0, 1], or there is no such scenario.
+
+    Source: Liu, Kaku, Zhu et al. 2022, Deep Probability Estimation (arXiv 2111.10734), and its code.
+    """
+    if not isinstance(z, Tensor):
+        raise TypeError(f"z must be a torch.Tensor, but is {type(z).__name__}")
+    z = z.double()
+    if (bad := ~((z >= 0) & (z <= 1))).any():
+        raise ValueError(f"z must lie in [0, 1], but holds {z[bad][0]:g}")
+    if scenario == "linear":
+        return z.clone()
+    if scenario == "sigmoid":
+        return torch.sigmoid(-25 * (z - 0.29))
+    if scenario == "centred":
+        return z / 3 + 0.35
+    if scenario == "skewed":
+        return z / 2.5
+    if scenario == "discrete":
+        fifth = torch.bucketize(z, z.new_tensor([0.2, 0.4, 0.6, 0.8]), right=True)
+        return (2 * fifth + 1).double() / 10
+    raise ValueError(f"scenario must be linear, sigmoid, centred, skewed or discrete, but is {scenario!r}")
 
 
 def _shared_posterior(x: Tensor, centres: Tensor, q: float) -> Tensor:

@@ -30,8 +30,16 @@ __getattr__, __dir__, __all__ = attach(
         "imbalance": ["anyloss", "soft_confusion"],
         "contrastive": ["info_nce"],
         "retrieval": ["mann_whitney", "mann_whitney_in_batch"],
-        "regression": ["bag_loss"],
-        "calibration": ["brier", "focal"],
+        "regression": ["bag_loss", "crossing_penalty", "pinball"],
+        "calibration": [
+            "brier",
+            "confidence_penalty",
+            "correctness_aware",
+            "focal",
+            "focal_adaptive",
+            "mmce_penalty",
+        ],
+        "distillation": ["balanced_divergence", "forward_kl", "pskd", "reverse_kl"],
         "criterion": ["Criterion"],
     },
 )

@@ -51,8 +51,17 @@ def uniform_sums(confidence: Tensor, outcome: Tensor, n_bins: int, low: float = 
 
 def equal_mass_sums(confidence: Tensor, outcome: Tensor, n_bins: int) -> Tensor:
     """(3, B) sums over bins of equal mass: sort, split into B groups whose sizes differ by at most one, lose nobody."""
+    return split_equally(sorted_events(confidence, outcome), n_bins)
+
+
+def sorted_events(confidence: Tensor, outcome: Tensor) -> Tensor:
+    """(3, N) columns of one, confidence and outcome, in the order of the confidences."""
     order = torch.argsort(confidence, stable=True)
-    rows = torch.stack((torch.ones_like(confidence, dtype=torch.float64), confidence, outcome))[:, order]
+    return torch.stack((torch.ones_like(confidence, dtype=torch.float64), confidence, outcome))[:, order]
+
+
+def split_equally(rows: Tensor, n_bins: int) -> Tensor:
+    """(3, B) sums over B groups of neighbouring columns."""
     return torch.stack([group.sum(dim=1) for group in rows.tensor_split(n_bins, dim=1)], dim=1)
 
 
@@ -89,6 +98,15 @@ def squared_error(sums: Tensor, debias: bool) -> Tensor:
     keep = count >= 2
     noise = accuracy * (1 - accuracy) / (count - 1)
     return (count * (gap.square() - noise))[keep].sum() / total
+
+
+def maximum_error(sums: Tensor, min_count: int = 1) -> Tensor:
+    """max_b |gap_b| over the bins with at least `min_count` samples."""
+    count, _, gap = gaps(sums)
+    keep = count >= min_count
+    if not keep.any():
+        raise ValueError(f"no bin holds min_count = {min_count} samples: the fullest holds {int(count.max())}")
+    return gap[keep].abs().max()
 
 
 def calibration_error(sums: Tensor, norm: int, debias: bool = False) -> Tensor:

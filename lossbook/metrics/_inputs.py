@@ -133,6 +133,40 @@ def top_label(rows: Tensor) -> tuple[Tensor, Tensor]:
     return confidence, predicted
 
 
+def predictions(probs: Any, target: Any) -> tuple[Tensor, Tensor]:
+    """(N, K) probabilities with (N,) labels, or (N,) confidences with (N,) outcomes."""
+    probs = as_tensor("probs", probs)
+    if probs.dim() == 1:
+        confidence = as_unit_interval("probs", probs)
+        return confidence, as_unit_interval("target", target, like=confidence)
+    if probs.dim() != 2:
+        raise ValueError(f"probs must have shape (N, K) or (N,), but has shape {tuple(probs.shape)}")
+    return matrix_predictions(probs, target)
+
+
+def matrix_predictions(probs: Any, target: Any) -> tuple[Tensor, Tensor]:
+    probs = as_matrix("probs", probs)
+    return probs, as_labels("target", target, probs, probs.shape[1])
+
+
+def top_label_events(probs: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """(confidence, outcome) chunk by chunk, of checked (N, K) probabilities or of (N,) confidences."""
+    if probs.dim() == 1:
+        for rows, chunk in row_chunks(probs):
+            yield chunk, target[rows]
+        return
+    for rows, chunk in probability_chunks("probs", probs):
+        confidence, predicted = top_label(chunk)
+        yield confidence, predicted == target[rows]
+
+
+def all_events(probs: Any, target: Any) -> tuple[Tensor, Tensor]:
+    """(N,) confidences and (N,) float64 outcomes, of the top label or as given."""
+    parts = zip(*top_label_events(*predictions(probs, target)), strict=True)
+    confidence, outcome = (torch.cat(part) for part in parts)
+    return confidence, outcome.to(torch.float64)
+
+
 def _check_probabilities(name: str, chunk: Tensor, start: int) -> None:
     if not checks.can_read(chunk):
         return

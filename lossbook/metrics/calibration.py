@@ -8,12 +8,14 @@ are the sorted confidences cut into groups whose sizes differ by at most one.
 Every function takes torch tensors or arrays, computes in float64 and returns a Python float. Probabilities must lie in
 [0, 1] (up to 1e-6) and rows must sum to one within 1e-4. Where `probs` may be one-dimensional, it holds the
 confidence c_i of N events, and `target` whether each happened. Bad input raises ValueError with the row and the
-value.
+value. What needs no bins, splits the Brier score, or asks which predictions to trust is in the sibling modules
+`binfree`, `decomposition` and `selective`, and can be reached from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -22,17 +24,24 @@ import torch
 from torch import Tensor
 
 from lossbook import checks
-from lossbook.metrics import _bins
+from lossbook.metrics import _bins, classification
 from lossbook.metrics._inputs import (
+    all_events,
     as_labels,
     as_matrix,
-    as_tensor,
     as_unit_interval,
     finite_chunks,
+    matrix_predictions,
+    predictions,
     probability_chunks,
-    row_chunks,
     top_label,
+    top_label_events,
 )
+from lossbook.metrics.binfree import kde_calibration_error, ks_calibration_error, smooth_calibration_error
+
+# Calibration is where one looks for these too.
+from lossbook.metrics.decomposition import BrierTerms, brier_decomposition  # noqa: F401
+from lossbook.metrics.selective import RiskCoverage, aurc, eaurc, risk_coverage  # noqa: F401
 
 Strategy = Literal["uniform", "quantile"]
 RowLoss = Callable[[Tensor, Tensor], Tensor]
@@ -57,6 +66,13 @@ class ConsistencyBand(NamedTuple):
 
     lower: np.ndarray  #: (B,) 2.5 % quantile
     upper: np.ndarray  #: (B,) 97.5 % quantile
+
+
+class CalibrationRefinement(NamedTuple):
+    """The two parts of the negative log-likelihood, in nats."""
+
+    calibration: float  #: what recalibration takes away
+    refinement: float  #: what is left
 
 
 def reliability_bins(
@@ -93,14 +109,7 @@ def reliability_bins(
     else:
         sums = _bins.equal_mass_sums(confidence, correct, n_bins)
         edges = _equal_mass_edges(confidence, sums[0], low, high)
-    count, total_confidence, successes = sums.cpu().numpy()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        centre = (successes + _Z95**2 / 2) / (count + _Z95**2)
-        spread = np.sqrt(successes * (count - successes) / count + _Z95**2 / 4)
-        half = np.where(count > 0, _Z95 * spread / (count + _Z95**2), np.nan)
-        mean_confidence, accuracy = total_confidence / count, successes / count
-    lower, upper = np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
-    return ReliabilityBins(edges.cpu().numpy(), count.astype(np.int64), mean_confidence, accuracy, lower, upper)
+    return reliability_of(sums, edges)
 
 
 def consistency_band(
@@ -208,12 +217,7 @@ def maximum_calibration_error(
 
     Args, Raises: as `expected_calibration_error`; also ValueError if no bin holds `min_count` samples.
     """
-    sums = _top_label_sums(probs, target, n_bins, strategy)
-    count, _, gap = _bins.gaps(sums)
-    keep = count >= min_count
-    if not keep.any():
-        raise ValueError(f"no bin holds min_count = {min_count} samples: the fullest holds {int(count.max())}")
-    return float(gap[keep].abs().max())
+    return float(_bins.maximum_error(_top_label_sums(probs, target, n_bins, strategy), min_count))
 
 
 def average_calibration_error(
@@ -231,7 +235,7 @@ def average_calibration_error(
     if weighting == "bins":
         _, _, gap = _bins.gaps(_top_label_sums(probs, target, n_bins, "uniform"))
         return float(gap.abs().mean())
-    return _equal_mass_mean(probs, target, n_bins, weighted=False)
+    return _equal_mass_means(probs, target, [n_bins], weighted=False)[0]
 
 
 def classwise_calibration_error(probs: Any, target: Any, *, n_bins: int = 15, strategy: Strategy = "uniform") -> float:
@@ -250,7 +254,7 @@ def classwise_calibration_error(probs: Any, target: Any, *, n_bins: int = 15, st
     """
     check_options(n_bins, strategy)
     if strategy == "quantile":
-        return _equal_mass_mean(probs, target, n_bins, weighted=True)
+        return _equal_mass_means(probs, target, [n_bins], weighted=True)[0]
     probs, target = matrix_predictions(probs, target)
     return float(classwise_gaps(probs, target, n_bins).abs().sum()) / probs.numel()
 
@@ -270,14 +274,7 @@ def top_label_calibration_error(probs: Any, target: Any, *, n_bins: int = 15) ->
     Source: Gupta, Ramdas 2022, Top-label calibration and multiclass-to-binary reductions.
     """
     check_options(n_bins, "uniform")
-    probs, target = matrix_predictions(probs, target)
-    cells = probs.shape[1] * n_bins
-    sums = torch.zeros(3, cells, dtype=torch.float64, device=probs.device)
-    for rows, chunk in probability_chunks("probs", probs):
-        confidence, predicted = top_label(chunk)
-        cell = predicted * n_bins + _bins.uniform_index(confidence, n_bins)
-        sums += _bins.sums_by_index(cell, confidence, predicted == target[rows], cells)
-    return float(_bins.calibration_error(sums, norm=1))
+    return float(_bins.calibration_error(top_label_sums(*matrix_predictions(probs, target), n_bins), norm=1))
 
 
 def mmce(probs: Any, target: Any, *, width: float = 0.4, squared: bool = False) -> float:
@@ -300,7 +297,7 @@ def mmce(probs: Any, target: Any, *, width: float = 0.4, squared: bool = False) 
     Source: Kumar, Sarawagi, Jain 2018.
     """
     checks.parameter("width", width, 0.01)
-    confidence, correct = _all_events(probs, target)
+    confidence, correct = all_events(probs, target)
     confidence, order = confidence.to(torch.float64).sort()
     residual = correct[order] - confidence
     # exp(±c/width) is at most e^100: no overflow, and a running sum of it loses nothing that counts.
@@ -378,18 +375,103 @@ def posterior_kl(probs: Any, posterior: Any) -> float:
     return max(total / len(probs), 0.0)
 
 
+def posterior_mse(probs: Any, posterior: Any) -> float:
+    """The squared distance from the truth, (1/N) Σ_i Σ_k (P_ik - π_ik)², in [0, 2].
+
+    The part of the Brier score that a better model could save: in expectation over labels drawn from π, Brier =
+    posterior_mse + (1/N) Σ_i (1 - Σ_k π_ik²), and no model changes the second term.
+
+    Args, Raises: as `true_top_label_ece`.
+    """
+    total = 0.0
+    for predicted, true in _with_posterior(probs, posterior):
+        total += float((predicted.to(torch.float64) - true.to(torch.float64)).square().sum())
+    return total / len(probs)
+
+
+def calibration_refinement(probs: Any, target: Any, calibrator: Any) -> CalibrationRefinement:
+    """Splits the negative log-likelihood: calibration loss = NLL - NLL after recalibration, refinement loss = the rest.
+
+    The calibrator stands for the best recalibration there is, and is fitted on the same rows: the calibration loss
+    is what it can find at most, too large where it overfits and too small where the error is none that it knows. For
+    an estimate of what calibration would gain on new data, fit and judge on different rows.
+
+    Args:
+        probs: (N, K) probabilities.
+        target: (N,) labels in [0, K).
+        calibrator: an estimator of `lossbook.calibrators`, or any with `fit(logits, y)` and `predict_proba(logits)`;
+            it gets log P, with P cut at 1e-12 from below. A copy is fitted, not the object itself.
+
+    Raises:
+        ValueError: bad input, by name and row, or by the calibrator.
+
+    Source: Murphy 1973 (the two parts, for the Brier score); Bröcker 2009 (for every proper score).
+    """
+    before = negative_log_likelihood(probs, target)
+    probs, target = matrix_predictions(probs, target)
+    logits = probs.to(torch.float64).clamp_min(1e-12).log().cpu().numpy()
+    labels = target.cpu().numpy()
+    after = negative_log_likelihood(copy.deepcopy(calibrator).fit(logits, labels).predict_proba(logits), labels)
+    return CalibrationRefinement(before - after, after)
+
+
+def measure_grid(
+    probs: Any, target: Any, *, n_bins: Iterable[int] = (5, 10, 15, 20, 25, 50, 100, 200, 500)
+) -> dict[str, float]:
+    """Every measure of one set of predictions, the binned ones for each number of bins.
+
+    "ece_B", "ece_equal_mass_B", "mce_B" (uniform bins), "classwise_ece_B" and "classwise_ece_equal_mass_B" for each B
+    of `n_bins`, and "accuracy", "nll", "brier", "ks", "mmce", "kde", "smooth_ece". Sorts once, not once for each B.
+
+    Args:
+        probs: (N, K) probabilities.
+        target: (N,) labels in [0, K).
+        n_bins: numbers of bins.
+
+    Raises:
+        ValueError: bad input, by name and row.
+
+    Source: the measures and bins of Tao, Zhu, Guo, Dong, Xu 2024, A Benchmark Study on Calibration (arXiv 2308.11838).
+    """
+    sizes = list(n_bins)
+    for size in sizes:
+        _bins.check_bins(size)
+    probs, target = matrix_predictions(probs, target)
+    confidence, outcome = all_events(probs, target)
+    measures = {
+        "accuracy": classification.accuracy(probs, target),
+        "nll": negative_log_likelihood(probs, target),
+        "brier": brier_score(probs, target),
+        "ks": ks_calibration_error(confidence, outcome),
+        "mmce": mmce(confidence, outcome),
+        "kde": kde_calibration_error(confidence, outcome),
+        "smooth_ece": smooth_calibration_error(confidence, outcome),
+    }
+    ordered = _bins.sorted_events(confidence, outcome)
+    classwise = _equal_mass_means(probs, target, sizes, weighted=True)
+    for size, by_mass in zip(sizes, classwise, strict=True):
+        sums = _bins.uniform_sums(confidence, outcome, size)
+        measures[f"ece_{size}"] = float(_bins.calibration_error(sums, norm=1))
+        measures[f"ece_equal_mass_{size}"] = float(_bins.calibration_error(_bins.split_equally(ordered, size), norm=1))
+        measures[f"mce_{size}"] = float(_bins.maximum_error(sums))
+        measures[f"classwise_ece_{size}"] = float(classwise_gaps(probs, target, size).abs().sum()) / probs.numel()
+        measures[f"classwise_ece_equal_mass_{size}"] = by_mass
+    return measures
+
+
 # What the functions above and the classes in `streaming` have in common.
 
 
-def top_label_events(probs: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """(confidence, outcome) chunk by chunk, of checked (N, K) probabilities or of (N,) confidences."""
-    if probs.dim() == 1:
-        for rows, chunk in row_chunks(probs):
-            yield chunk, target[rows]
-        return
-    for rows, chunk in probability_chunks("probs", probs):
-        confidence, predicted = top_label(chunk)
-        yield confidence, predicted == target[rows]
+def reliability_of(sums: Tensor, edges: Tensor) -> ReliabilityBins:
+    """The reliability of bins with these (3, B) sums."""
+    count, total_confidence, successes = sums.cpu().numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        centre = (successes + _Z95**2 / 2) / (count + _Z95**2)
+        spread = np.sqrt(successes * (count - successes) / count + _Z95**2 / 4)
+        half = np.where(count > 0, _Z95 * spread / (count + _Z95**2), np.nan)
+        mean_confidence, accuracy = total_confidence / count, successes / count
+    lower, upper = np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
+    return ReliabilityBins(edges.cpu().numpy(), count.astype(np.int64), mean_confidence, accuracy, lower, upper)
 
 
 def uniform_sums(probs: Tensor, target: Tensor, n_bins: int) -> Tensor:
@@ -397,6 +479,17 @@ def uniform_sums(probs: Tensor, target: Tensor, n_bins: int) -> Tensor:
     sums = torch.zeros(3, n_bins, dtype=torch.float64, device=probs.device)
     for confidence, outcome in top_label_events(probs, target):
         sums += _bins.uniform_sums(confidence, outcome, n_bins)
+    return sums
+
+
+def top_label_sums(probs: Tensor, target: Tensor, n_bins: int) -> Tensor:
+    """(3, K B) sums of the top label over bins of equal width, those of each predicted class apart."""
+    cells = probs.shape[1] * n_bins
+    sums = torch.zeros(3, cells, dtype=torch.float64, device=probs.device)
+    for rows, chunk in probability_chunks("probs", probs):
+        confidence, predicted = top_label(chunk)
+        cell = predicted * n_bins + _bins.uniform_index(confidence, n_bins)
+        sums += _bins.sums_by_index(cell, confidence, predicted == target[rows], cells)
     return sums
 
 
@@ -441,22 +534,6 @@ def row_loss_sum(probs: Tensor, target: Tensor, loss: RowLoss) -> Tensor:
     return total
 
 
-def predictions(probs: Any, target: Any) -> tuple[Tensor, Tensor]:
-    """(N, K) probabilities with (N,) labels, or (N,) confidences with (N,) outcomes."""
-    probs = as_tensor("probs", probs)
-    if probs.dim() == 1:
-        confidence = as_unit_interval("probs", probs)
-        return confidence, as_unit_interval("target", target, like=confidence)
-    if probs.dim() != 2:
-        raise ValueError(f"probs must have shape (N, K) or (N,), but has shape {tuple(probs.shape)}")
-    return matrix_predictions(probs, target)
-
-
-def matrix_predictions(probs: Any, target: Any) -> tuple[Tensor, Tensor]:
-    probs = as_matrix("probs", probs)
-    return probs, as_labels("target", target, probs, probs.shape[1])
-
-
 def _events(
     confidence: Any, correct: Any, n_bins: int, strategy: Strategy, interval: tuple[float, float]
 ) -> tuple[Tensor, Tensor, float, float]:
@@ -475,12 +552,6 @@ def check_options(n_bins: int, strategy: Strategy) -> None:
     _bins.check_choice("strategy", strategy, _STRATEGIES)
 
 
-def _all_events(probs: Any, target: Any) -> tuple[Tensor, Tensor]:
-    parts = zip(*top_label_events(*predictions(probs, target)), strict=True)
-    confidence, outcome = (torch.cat(part) for part in parts)
-    return confidence, outcome.to(torch.float64)
-
-
 def _sums(confidence: Tensor, outcome: Tensor, n_bins: int, strategy: Strategy) -> Tensor:
     binned = _bins.uniform_sums if strategy == "uniform" else _bins.equal_mass_sums
     return binned(confidence, outcome, n_bins)
@@ -489,7 +560,7 @@ def _sums(confidence: Tensor, outcome: Tensor, n_bins: int, strategy: Strategy) 
 def _top_label_sums(probs: Any, target: Any, n_bins: int, strategy: Strategy) -> Tensor:
     check_options(n_bins, strategy)
     if strategy == "quantile":
-        return _bins.equal_mass_sums(*_all_events(probs, target), n_bins)
+        return _bins.equal_mass_sums(*all_events(probs, target), n_bins)
     return uniform_sums(*predictions(probs, target), n_bins)
 
 
@@ -505,18 +576,21 @@ def _equal_mass_edges(confidence: Tensor, count: Tensor, low: float, high: float
     return torch.cat((ends[:1], inner, ends[1:]))
 
 
-def _equal_mass_mean(probs: Any, target: Any, n_bins: int, *, weighted: bool) -> float:
-    """The mean over classes of the equal-mass gaps, weighted by their counts or each the same."""
-    _bins.check_bins(n_bins)
+def _equal_mass_means(probs: Any, target: Any, sizes: list[int], *, weighted: bool) -> list[float]:
+    """For each number of bins, the mean over classes of the equal-mass gaps, weighted by counts or each the same."""
+    for size in sizes:
+        _bins.check_bins(size)
     probs, target = matrix_predictions(probs, target)
     for _ in probability_chunks("probs", probs):
         pass
-    total = 0.0
+    totals = [0.0] * len(sizes)
     for k in range(probs.shape[1]):
-        count, _, gap = _bins.gaps(_bins.equal_mass_sums(probs[:, k], target == k, n_bins))
-        weight = count / count.sum() if weighted else torch.full_like(count, 1 / len(count))
-        total += float((weight * gap.abs()).sum())
-    return total / probs.shape[1]
+        ordered = _bins.sorted_events(probs[:, k], target == k)
+        for i, size in enumerate(sizes):
+            count, _, gap = _bins.gaps(_bins.split_equally(ordered, size))
+            weight = count / count.sum() if weighted else torch.full_like(count, 1 / len(count))
+            totals[i] += float((weight * gap.abs()).sum())
+    return [total / probs.shape[1] for total in totals]
 
 
 def _mean_over_rows(probs: Any, target: Any, loss: RowLoss, binary_loss: RowLoss) -> float:
@@ -545,3 +619,6 @@ def _with_posterior(probs: Any, posterior: Any) -> Iterator[tuple[Tensor, Tensor
     chunks = zip(probability_chunks("probs", probs), probability_chunks("posterior", posterior), strict=True)
     for (_, predicted), (_, true) in chunks:
         yield predicted, true
+
+
+from lossbook.metrics.quantiles import weighted_interval_score as weighted_interval_score  # noqa: E402

@@ -2,4 +2,6 @@
 
 from lossbook._lazy import attach
 
-__getattr__, __dir__, __all__ = attach(__name__, {"mlp": ["MLP"], "cnn": ["SmallCNN"], "gru": ["GRUClassifier"]})
+__getattr__, __dir__, __all__ = attach(
+    __name__, {"mlp": ["MLP"], "cnn": ["SmallCNN"], "gru": ["GRUClassifier"], "quantile": ["QuantileAggregator"]}
+)

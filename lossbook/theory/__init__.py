@@ -17,6 +17,9 @@ __getattr__, __dir__, __all__ = attach(
         "universality": [],
         "inductive_bias": [],
         "bags": ["BagRisk", "bag_linear_estimator", "bag_linear_risk"],
+        "quantiles": ["isotonic_sort"],
+        "labels": ["ConfidentJoint", "confident_joint", "effective_label_count", "prevalence_crossing"],
+        "calibration": ["OverlapRisk", "overlap_temperature_risk"],
         "rare_events": ["RareEvent", "cross_entropy_method", "path_top_p"],
     },
 )

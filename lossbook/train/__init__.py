@@ -10,5 +10,7 @@ __getattr__, __dir__, __all__ = attach(
         "perceptron": ["batch_perceptron", "logistic_gd"],
         "factored": ["factored_step"],
         "langevin": ["sgld"],
+        "mixing": ["mixup"],
+        "self_targets": ["SelfTargets"],
     },
 )

@@ -156,9 +156,41 @@ def test_anisotropic_gaussians_have_the_bayes_error_of_the_docstring():
     assert float(1 - split.posterior.amax(dim=1).mean()) == pytest.approx(exact, rel=0.03)
 
 
+def test_risks_of_scores_are_those_of_the_paper():
+    """Written out at a few scores; each lies in [0, 1] everywhere, also for float32 and any shape."""
+    z = torch.tensor([0.0, 0.1, 0.29, 0.5, 1.0])
+    want = {
+        "linear": [0.0, 0.1, 0.29, 0.5, 1.0],
+        "sigmoid": [1 - 1 / (1 + math.exp(-25 * (v - 0.29))) for v in (0.0, 0.1, 0.29, 0.5, 1.0)],
+        "centred": [0.35, 0.35 + 0.1 / 3, 0.35 + 0.29 / 3, 0.35 + 0.5 / 3, 0.35 + 1 / 3],
+        "skewed": [0.0, 0.04, 0.116, 0.2, 0.4],
+        "discrete": [0.1, 0.1, 0.3, 0.5, 0.9],
+    }
+    for scenario, values in want.items():
+        found = synthetic.risk_from_score(z, scenario)
+        torch.testing.assert_close(found, torch.tensor(values, dtype=torch.float64), atol=1e-7, rtol=0)
+        grid = synthetic.risk_from_score(torch.linspace(0, 1, 300).view(3, 100), scenario)
+        assert grid.shape == (3, 100) and grid.min() >= 0 and grid.max() <= 1
+    fifths = torch.tensor([0.2, 0.4, 0.6, 0.8])
+    assert synthetic.risk_from_score(fifths, "discrete").tolist() == [0.3, 0.5, 0.7, 0.9]
+    double = z.double()
+    assert synthetic.risk_from_score(double, "linear").data_ptr() != double.data_ptr(), "a copy, not the scores"
+
+
+def test_a_score_is_a_tensor():
+    with pytest.raises(TypeError, match="z must be a torch.Tensor, but is float"):
+        synthetic.risk_from_score(0.5, "linear")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (
+            lambda: synthetic.risk_from_score(torch.tensor([0.5, 1.5]), "linear"),
+            r"z must lie in \[0, 1\], but holds 1.5",
+        ),
+        (lambda: synthetic.risk_from_score(torch.tensor([math.nan]), "linear"), "z must .* but holds nan"),
+        (lambda: synthetic.risk_from_score(torch.zeros(3), "uniform"), "scenario must be .* but is 'uniform'"),
         (lambda: synthetic.gaussian_mixture(0), "n must be a whole number of at least 1, but is 0"),
         (lambda: synthetic.gaussian_mixture(2.5), "n must be a whole number"),
         (lambda: synthetic.gaussian_mixture(True), "n must be a whole number"),

@@ -23,6 +23,12 @@ def smooth_adversarial(logits: Tensor, target: Tensor, **parameters: Any) -> Ten
     return losses.smooth_adversarial_comp_sum(logits, half, target, **parameters)
 
 
+def self_distillation(logits: Tensor, target: Tensor, *, alpha: Any = 0.3, **arguments: Any) -> Tensor:
+    """With a past that found all classes equally likely."""
+    past = torch.full_like(logits, 1 / max(logits.shape[-1], 1)) if isinstance(logits, Tensor) else logits
+    return losses.pskd(logits, target, past, alpha=alpha, **arguments)
+
+
 # name -> (loss, the parameter that a sweep would vary with two legal values, an illegal value of it)
 LOSSES = {
     "cross_entropy": (losses.cross_entropy, None, None, None),
@@ -39,8 +45,13 @@ LOSSES = {
     "log_taylor_softmax": (losses.log_taylor_softmax, None, None, None),
     "log_spherical_softmax": (losses.log_spherical_softmax, "eps", (0.01, 0.1), 0.0),
     "brier": (losses.brier, None, None, None),
+    "correctness_aware": (losses.correctness_aware, "temperature", (1.0, 3.0), 0.0),
     "focal": (losses.focal, "gamma", (0.0, 3.0), -1.0),
     "focal_0.5": (partial(losses.focal, gamma=0.5), "gamma", (0.5, 1.0), float("inf") * -1),
+    "focal_adaptive": (losses.focal_adaptive, "gamma", (0.0, 3.0), -1.0),
+    "confidence_penalty": (losses.confidence_penalty, "beta", (0.0, 0.5), -0.1),
+    "mmce_penalty": (losses.mmce_penalty, "beta", (0.0, 3.0), -0.1),
+    "pskd": (self_distillation, "alpha", (0.1, 0.8), 1.1),
     "ldr_kl": (losses.ldr_kl, "lam", (0.5, 10.0), 0.0),
     "ldr_kl_normalized": (partial(losses.ldr_kl, normalize="softplus_mean"), "margin", (0.0, 2.0), -0.1),
     "aldr_kl": (losses.aldr_kl, "lam0", (1.0, 10.0), 0.0),
@@ -52,7 +63,14 @@ LOSSES = {
 OVERFLOWING = {"comp_sum_0", "comp_sum_0.5"}
 
 # The losses whose value can be negative, and those that read the level of the logits, not only their differences.
-SIGNED: set[str] = {"ldr_kl", "ldr_kl_normalized", "aldr_kl", "aldr_kl_softplus"}
+SIGNED: set[str] = {
+    "confidence_penalty",
+    "mmce_penalty",
+    "ldr_kl",
+    "ldr_kl_normalized",
+    "aldr_kl",
+    "aldr_kl_softplus",
+}
 LEVEL: set[str] = {
     "spherical_mse",
     "log_taylor_softmax",
@@ -64,6 +82,8 @@ LEVEL: set[str] = {
 }
 # The losses with a detached part that moves with the logits: a finite difference sees it move, the gradient does not.
 DETACHED: set[str] = {"aldr_kl", "aldr_kl_softplus"}
+# The losses of a whole batch, whose rows read each other.
+BATCHWISE: set[str] = {"mmce_penalty"}
 
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
@@ -134,6 +154,8 @@ def test_reductions(name: str) -> None:
 def test_rows_are_independent(name: str) -> None:
     """Row i of reduction="none" is the loss of row i alone."""
     loss = LOSSES[name][0]
+    if name in BATCHWISE:
+        pytest.skip("its rows read each other")
     logits, target = batch()
     alone = torch.stack([loss(logits[i : i + 1], target[i : i + 1]) for i in range(len(target))])
     torch.testing.assert_close(loss(logits, target, reduction="none"), alone)
@@ -152,7 +174,8 @@ def test_weight_and_ignore_index(name: str) -> None:
     assert (rows[~kept] == 0).all()
     torch.testing.assert_close(rows[kept], loss(logits[kept], target[kept], weight=weight, reduction="none"))
     torch.testing.assert_close(loss(logits, ignored, weight=weight), rows.sum() / weight[target[kept]].sum())
-    if name != "label_smoothing":  # there each term of the sum over classes carries its own class's weight, as in torch
+    # In label smoothing each term of the sum over classes carries its own class's weight, as in torch.
+    if name != "label_smoothing" and name not in BATCHWISE:
         torch.testing.assert_close(
             loss(logits, target, weight=weight, reduction="none"),
             weight[target] * loss(logits, target, reduction="none"),

@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import brier_score_loss, log_loss
 
 from lossbook import checks, metrics
+from lossbook.calibrators import TemperatureScaling
 from lossbook.metrics import _inputs
 
 ECE = metrics.expected_calibration_error
@@ -232,6 +233,18 @@ def test_true_ece_of_the_posterior_is_zero_and_of_a_known_distortion_is_known():
     assert ECE(flat, y) == pytest.approx(expected, abs=0.03)
 
 
+def test_posterior_mse_is_what_the_brier_score_could_save():
+    posterior, _ = mixture(3000, seed=2)
+    flat = 0.5 * posterior + 0.5 / 5
+    assert metrics.posterior_mse(flat, posterior) == pytest.approx(((flat - posterior) ** 2).sum(axis=1).mean())
+    assert metrics.posterior_mse(posterior, posterior) == 0
+    assert metrics.posterior_mse([[1.0, 0.0]], [[0.0, 1.0]]) == 2
+    irreducible = (1 - (posterior**2).sum(axis=1)).mean()
+    scores = [metrics.brier_score(flat, sample(posterior, np.random.default_rng(seed))) for seed in range(40)]
+    expected = metrics.posterior_mse(flat, posterior) + irreducible
+    assert np.mean(scores) == pytest.approx(expected, abs=4 * np.std(scores) / 40**0.5)
+
+
 def test_constant_prediction_is_calibrated_and_far_from_the_posterior():
     posterior, _ = mixture(3000, seed=1)
     priors = np.repeat(posterior.mean(axis=0, keepdims=True), 3000, axis=0)
@@ -240,6 +253,59 @@ def test_constant_prediction_is_calibrated_and_far_from_the_posterior():
     assert metrics.posterior_kl(posterior, posterior) == pytest.approx(0, abs=1e-12)
     assert metrics.posterior_kl([[1.0, 0.0]], [[0.5, 0.5]]) == float("inf")
     assert metrics.posterior_kl([[0.5, 0.5]], [[1.0, 0.0]]) == pytest.approx(np.log(2), abs=1e-15)
+
+
+# Calibration and refinement
+
+
+def test_recalibration_takes_away_what_a_temperature_added():
+    posterior, _ = mixture(4000, seed=3)
+    y = sample(posterior, np.random.default_rng(3))
+    sharp = posterior**2 / (posterior**2).sum(axis=1, keepdims=True)
+    calibrator = TemperatureScaling()
+    parts = metrics.calibration_refinement(sharp, y, calibrator)
+    assert sum(parts) == pytest.approx(metrics.negative_log_likelihood(sharp, y), abs=1e-12)
+    # Another temperature: other calibration, the same refinement, which is close to the posterior's own loss.
+    plain = metrics.calibration_refinement(posterior, y, calibrator)
+    # (up to the cut at 1e-12, below which a few of the sharp ones lie)
+    assert parts.refinement == pytest.approx(plain.refinement, abs=1e-6)
+    assert parts.refinement == pytest.approx(metrics.negative_log_likelihood(posterior, y), abs=1e-3)
+    assert parts.calibration > 0.02 > 0.002 > plain.calibration >= 0
+    assert not hasattr(calibrator, "temperature_")
+
+
+def test_refinement_survives_a_probability_of_zero():
+    parts = metrics.calibration_refinement([[1.0, 0.0], [0.2, 0.8], [0.6, 0.4]], [0, 1, 1], TemperatureScaling())
+    assert np.isfinite(parts).all()
+    with pytest.raises(ValueError, match=r"probs\[0\] sums to 1.4"):
+        metrics.calibration_refinement([[0.7, 0.7]], [0], TemperatureScaling())
+
+
+# The grid
+
+
+def test_grid_holds_the_functions_values():
+    probs, target = predictions(n=300, k=3)
+    grid = metrics.measure_grid(probs, target, n_bins=(5, 12))
+    expected = {
+        "accuracy": metrics.accuracy(probs, target),
+        "nll": metrics.negative_log_likelihood(probs, target),
+        "brier": metrics.brier_score(probs, target),
+        "ks": metrics.ks_calibration_error(probs, target),
+        "mmce": metrics.mmce(probs, target),
+        "kde": metrics.kde_calibration_error(probs, target),
+        "smooth_ece": metrics.smooth_calibration_error(probs, target),
+    }
+    for b in (5, 12):
+        mass = {"n_bins": b, "strategy": "quantile"}
+        expected[f"ece_{b}"] = ECE(probs, target, n_bins=b)
+        expected[f"ece_equal_mass_{b}"] = ECE(probs, target, **mass)
+        expected[f"mce_{b}"] = metrics.maximum_calibration_error(probs, target, n_bins=b)
+        expected[f"classwise_ece_{b}"] = metrics.classwise_calibration_error(probs, target, n_bins=b)
+        expected[f"classwise_ece_equal_mass_{b}"] = metrics.classwise_calibration_error(probs, target, **mass)
+    assert grid == pytest.approx(expected, abs=1e-12)
+    assert len(metrics.measure_grid(probs, target)) == 7 + 9 * 5
+    assert len(metrics.measure_grid(torch.from_numpy(probs), target, n_bins=range(0))) == 7
 
 
 # Peers
@@ -426,7 +492,17 @@ NAN = float("nan")
         ([0.5, 0.5], [0, 1, 1], "target has 3 entries, but there are 2 predictions"),
     ],
 )
-@pytest.mark.parametrize("measure", [ECE, metrics.brier_score, metrics.mmce])
+@pytest.mark.parametrize(
+    "measure",
+    [
+        ECE,
+        metrics.brier_score,
+        metrics.mmce,
+        metrics.ks_calibration_error,
+        metrics.kde_calibration_error,
+        metrics.smooth_calibration_error,
+    ],
+)
 def test_bad_input_is_refused_by_name(measure, probs, target, message):
     with pytest.raises(ValueError, match=message):
         measure(probs, target)
@@ -443,6 +519,12 @@ def test_bad_input_is_refused_by_name(measure, probs, target, message):
         (lambda p, y: metrics.maximum_calibration_error(p, y, min_count=99), "no bin holds min_count = 99 samples"),
         (lambda p, y: metrics.mmce(p, y, width=0), r"width must lie in \[0.01, inf\), but is 0"),
         (lambda p, y: metrics.classwise_calibration_error(p[:, 0], y), r"probs must have shape \(N, K\)"),
+        (
+            lambda p, y: metrics.measure_grid(p, y, n_bins=[5, 0]),
+            "n_bins must be a whole number of at least 1, but is 0",
+        ),
+        (lambda p, y: metrics.measure_grid(p[:, 0], y), r"probs must have shape \(N, K\)"),
+        (lambda p, y: metrics.posterior_mse(p, p[:5]), "posterior must have the shape of probs"),
         (lambda p, y: metrics.posterior_kl(p, p[:, :1]), "posterior must have the shape of probs"),
         (lambda p, y: metrics.posterior_kl(p, p * 2), r"posterior\[1, 1\] is 1.05"),
         (

@@ -42,6 +42,12 @@ PAIRS = {
     "ece": (metrics.CalibrationError, ECE),
     "ece-norm-2": (lambda: metrics.CalibrationError(10, norm=2), lambda p, y: ECE(p, y, n_bins=10, norm=2)),
     "ece-debiased": (lambda: metrics.CalibrationError(debias=True), lambda p, y: ECE(p, y, debias=True)),
+    "mce": (metrics.MaximumCalibrationError, metrics.maximum_calibration_error),
+    "ace": (
+        lambda: metrics.AverageCalibrationError(10),
+        lambda p, y: metrics.average_calibration_error(p, y, n_bins=10),
+    ),
+    "top-label": (lambda: metrics.TopLabelCalibrationError(K), metrics.top_label_calibration_error),
     "classwise": (lambda: metrics.ClasswiseCalibrationError(K), metrics.classwise_calibration_error),
 }
 
@@ -122,6 +128,37 @@ def test_calibration_error_streams_confidences():
     metric = metrics.CalibrationError()
     metric.update(confidence, predicted == target)
     assert float(metric.compute()) == pytest.approx(ECE(probs, target), abs=1e-12)
+
+
+def test_reliability_streams():
+    probs, target = predictions(500)
+    metric = metrics.CalibrationError(10)
+    for rows in torch.arange(500).split(120):
+        metric.update(probs[rows], target[rows])
+    confidence, predicted = probs.max(dim=1)
+    expected = metrics.reliability_bins(confidence, predicted == target, n_bins=10)
+    for name, value in vars(metric.reliability()).items():
+        np.testing.assert_allclose(value, getattr(expected, name), rtol=1e-12, err_msg=name)
+    with pytest.raises(ValueError, match="reliability needs strategy 'uniform', but it is 'quantile'"):
+        metrics.CalibrationError(strategy="quantile").reliability()
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+@pytest.mark.parametrize("n", [2, 100, 5000])
+def test_smooth_error_streams_and_merges(n):
+    probs, target = predictions(n, seed=n)
+    one, other, whole = (metrics.SmoothCalibrationError() for _ in range(3))
+    assert np.isnan(float(whole.compute()))
+    one.update(probs[: n // 3 + 1], target[: n // 3 + 1])
+    other.update(probs[n // 3 + 1 :].numpy(), target[n // 3 + 1 :].numpy())
+    one.merge_state(other)
+    whole.update(probs, target)
+    assert float(one.compute()) == pytest.approx(float(whole.compute()), abs=1e-9)
+    expected = metrics.smooth_calibration_error(probs, target)
+    assert float(whole.compute()) == pytest.approx(expected, abs=2e-5)
+    small = metrics.SmoothCalibrationError()
+    small.update([0.3] * 1000, [0.3002] * 1000)  # below the grid's narrowest kernel, bounded by what there is
+    assert float(small.compute()) == pytest.approx(2e-4, abs=1e-9)
 
 
 def test_equal_mass_is_exact_where_no_fine_bin_holds_two():
