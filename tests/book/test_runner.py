@@ -81,6 +81,17 @@ def test_several_kernels_get_one_thread_each_and_one_gets_all(book: Path, tools:
     assert text_of(alone.executed) == f"{cores} {cores}\n"
 
 
+def test_what_a_cell_prints_is_one_output(book: Path, tools: SimpleNamespace) -> None:
+    code = "import sys, time\nfor i in range(3):\n    print(i)\n    sys.stdout.flush()\n    time.sleep(0.3)"
+    tools.write(book / "notebooks/a.ipynb", code)
+    (result,) = run()
+    assert result.executed is not None
+    assert [
+        len(cell.outputs) for cell in nbformat.read(result.executed, as_version=4).cells if cell.source == code
+    ] == [1]
+    assert text_of(result.executed) == "0\n1\n2\n"
+
+
 # Parameters
 
 
