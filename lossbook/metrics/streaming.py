@@ -8,6 +8,7 @@ first batch.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, Literal
 
 import torch
@@ -110,8 +111,9 @@ class _TopLabelBins(Metric):
         """The calibration error of all samples so far."""
         return self._error(self.sums) if self.sums[0].any() else self.sums.new_tensor(float("nan"))
 
+    @abstractmethod
     def _error(self, sums: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The calibration error that the sums of the bins give."""
 
 
 class CalibrationError(_TopLabelBins):
