@@ -369,7 +369,14 @@ def start_run(book: Path, **environment: str) -> subprocess.Popen[str]:
     # What a killed run cannot clear away is cleared away with the test's own folder.
     environment = {**os.environ, "TMPDIR": str(book), **environment}
     return subprocess.Popen(
-        COMMAND, cwd=book, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        COMMAND,
+        cwd=book,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # Tests that a shell started in the background inherit that Ctrl-C is ignored; the run is to hear it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -390,7 +397,7 @@ def test_a_stopped_run_kills_its_kernels_and_goes_on_next_time(
     kernel = tools.kernel_pid(half_done / "notebooks/long")
     tools.wait_for((half_done / OUT / "a.json").exists)
     process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=20)
     assert process.returncode == code
     name = signal.Signals(signum).name
     assert errors.splitlines()[-1] == (
