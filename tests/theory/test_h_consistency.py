@@ -23,7 +23,7 @@ from lossbook.theory.h_consistency import (
 TAUS = [0.0, 0.3, 0.9, 1.0, 1.2, 1.7, 1.95, 2.0, 2.5, 4.0]
 B = torch.linspace(0, 1, 21, dtype=torch.float64)
 
-taus = st.one_of(st.sampled_from(TAUS), st.floats(0, 4))
+taus = st.one_of(st.sampled_from(TAUS), st.floats(0, 4), st.floats(-15, -1).map(lambda power: 1 + 10**power))
 
 
 def simplex(n: int, c: int, seed: int) -> Tensor:
