@@ -1,4 +1,4 @@
-"""The command line: `lossbook run|claims|papers|data|bench|site|book`."""
+"""The command line: `lossbook run|claims|papers|data|audit|calibrate|bench|site|book`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from lossbook.book.runner import Result
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+audits = typer.Typer(no_args_is_help=True)
+app.add_typer(audits, name="audit", help="What a file of your own says about the model that made it.")
 
 EXECUTED = Path("build/notebooks")
 SITE = Path("build/site")
@@ -156,6 +159,51 @@ def book(workers: Workers = None, timeout: Timeout = 600.0) -> None:
     typer.echo(f"Open {page.resolve()}")
     if not all(good):
         raise typer.Exit(1)
+
+
+@audits.command("calibration")
+def audit_calibration(
+    predictions: Annotated[
+        Path, typer.Option(help="Logits or probabilities, a row a sample: .npz, .npy, .csv or .parquet.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder of the report.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="A file of labels; if none, they are in the predictions'.")
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="The name of the labels' column or array.")] = None,
+    bins: Annotated[int, typer.Option(min=1, help="Bins of equal width.")] = 15,
+    sample_rows: Annotated[int, typer.Option(min=1, help="Rows to fit calibrators on, at most.")] = 20_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples, the sample and the folds.")] = 0,
+    timeout: Timeout = 3600.0,
+) -> None:
+    """Is the model as often right as it says? A report, and a calibrator for `lossbook calibrate`."""
+    from lossbook.book.audit.command import audit_calibration, findings
+
+    page = audit_calibration(
+        predictions,
+        labels,
+        out,
+        label_column=label_column,
+        n_bins=bins,
+        sample_rows=sample_rows,
+        seed=seed,
+        timeout=timeout,
+    )
+    typer.echo(findings(page.parent))
+    typer.echo(f"Open {page.resolve()}")
+
+
+@app.command()
+def calibrate(
+    calibrator: Annotated[Path, typer.Option(help="The calibrator.json of an audit.")],
+    predictions: Annotated[Path, typer.Option(help="Logits or probabilities: .npz, .npy, .csv or .parquet.")],
+    out: Annotated[Path, typer.Option(help="Where the probabilities go: .npy, .csv or .parquet.")],
+) -> None:
+    """Apply a calibrator to predictions."""
+    from lossbook.book.audit.command import calibrate
+
+    rows = calibrate(calibrator, predictions, out)
+    typer.echo(f"{rows:,} rows of probabilities in {out}")
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from lossbook import checks
 # `_row_sums`); a GPU wants few, large launches.
 _CPU_CHUNK, _GPU_CHUNK = 2**20, 2**26
 _SUM_TOLERANCE = 1e-4
-_VALUE_TOLERANCE = 1e-6
+_VALUE_TOLERANCE = 1e-4
 
 
 def as_tensor(name: str, value: Any) -> Tensor:

@@ -57,23 +57,16 @@ def kde_calibration_error(
     checks.whole("n_grid", n_grid, 1, 2**24)
     confidence, outcome = events(probs, target)
     if bandwidth is None:
-        bandwidth = max(1.06 * float(confidence.std(correction=0)) * len(confidence) ** -0.2, _NARROWEST)
+        bandwidth = usual_bandwidth(float(confidence.std(correction=0)), len(confidence))
     checks.parameter("bandwidth", bandwidth, _NARROWEST)
     weight = torch.stack((torch.ones_like(outcome), outcome)) / len(outcome)
-    cells = max(n_grid, _cells(bandwidth))
-    density, successes = _smoothed(_spectrum(on_grid(confidence, weight, cells)), bandwidth, cells)
-    gap = successes - density * torch.linspace(0, 1, cells + 1, dtype=torch.float64, device=density.device)
-    if norm == 1:
-        return float(_trapezoid(gap.abs()))
-    # Where next to nobody is, the quotient is rounding noise: |r - t| ≤ 1, so leaving it out costs at most 1e-9.
-    square = torch.where(density > 1e-9, gap.square() / density, 0.0)
-    return float(_trapezoid(square)) ** 0.5
+    return kde_of(confidence, weight, bandwidth, norm, n_grid)
 
 
 def smooth_calibration_error(probs: Any, target: Any, *, bandwidth: float | None = None) -> float:
     """smECE: smECE_σ = ∫ |(1/N) Σ_i (a_i - c_i) K_σ(t, c_i)| dt over [0, 1], at the bandwidth that equals it.
 
-    smECE_σ never grows with σ, so smECE_σ = σ has one solution; it is found by bisection. There are no bins, and
+    smECE_σ never grows with σ, so smECE_σ = σ has one solution. There are no bins, and
     the value is continuous in the predictions. With d the mean distance to the nearest calibrated predictor, d/2 ≤
     smECE ≤ 2√d.
 
@@ -96,11 +89,7 @@ def smooth_calibration_error(probs: Any, target: Any, *, bandwidth: float | None
     if bandwidth is not None:
         checks.parameter("bandwidth", bandwidth, _NARROWEST)
         return _smooth_error(_spectrum(on_grid(confidence, residual, _cells(bandwidth))), bandwidth)
-    for cells in (2**12, 2**16, 2**20):  # most are found on the first two
-        value = fixed_point(on_grid(confidence, residual, cells))
-        if value > _CELLS / cells:
-            break
-    return value
+    return smooth_of(confidence, residual, (2**12, 2**16, 2**20))  # most are found on the first two
 
 
 def ks_calibration_error(probs: Any, target: Any) -> float:
@@ -129,13 +118,39 @@ def ks_calibration_error(probs: Any, target: Any) -> float:
     return float(running[last].abs().max())
 
 
-# What the functions above and `streaming.SmoothCalibrationError` have in common.
+# What the functions above, `streaming.SmoothCalibrationError` and the audit of a stream have in common.
 
 
 def events(probs: Any, target: Any) -> tuple[Tensor, Tensor]:
     """(N,) float64 confidences in [0, 1] and (N,) outcomes."""
     confidence, outcome = all_events(probs, target)
     return confidence.to(torch.float64).clamp(0, 1), outcome
+
+
+def usual_bandwidth(spread: float, n: float) -> float:
+    """1.06 std(c) N^(-1/5), or 2⁻¹³ if that is less."""
+    return max(1.06 * spread * n**-0.2, _NARROWEST)
+
+
+def kde_of(confidence: Tensor, weight: Tensor, bandwidth: float, norm: int = 1, n_grid: int = 512) -> float:
+    """The kernel's calibration error of (N,) samples with (2, N) weights: shares of samples, and of outcomes."""
+    cells = max(n_grid, _cells(bandwidth))
+    density, successes = _smoothed(_spectrum(on_grid(confidence, weight, cells)), bandwidth, cells)
+    gap = successes - density * torch.linspace(0, 1, cells + 1, dtype=torch.float64, device=density.device)
+    if norm == 1:
+        return float(_trapezoid(gap.abs()))
+    # Where next to nobody is, the quotient is rounding noise: |r - t| ≤ 1, so leaving it out costs at most 1e-9.
+    square = torch.where(density > 1e-9, gap.square() / density, 0.0)
+    return float(_trapezoid(square)) ** 0.5
+
+
+def smooth_of(confidence: Tensor, residual: Tensor, grids: tuple[int, ...]) -> float:
+    """The smooth calibration error of (N,) samples with (N,) residuals, on the first grid that is fine enough."""
+    for cells in grids:
+        value = fixed_point(on_grid(confidence, residual, cells))
+        if value > _CELLS / cells:
+            break
+    return value
 
 
 def _cells(bandwidth: float) -> int:
@@ -182,18 +197,22 @@ def fixed_point(mass: Tensor) -> float:
 
     mass: (n + 1,) residuals on the grid. At least 128/n, the narrowest kernel of the grid, unless Σ |m| is less.
     """
+    from scipy.optimize import brentq
+
     high = float(mass.abs().sum())
+    if high == 0:
+        return 0.0
     low = min(high, max(abs(float(mass.sum())), _CELLS / (len(mass) - 1)))
     spectrum = _spectrum(mass)
-    if high > low and _smooth_error(spectrum, low) < low:
-        high = low
-    while high - low > 1e-7:
-        middle = (low + high) / 2
-        if _smooth_error(spectrum, middle) >= middle:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+
+    def excess(bandwidth: float) -> float:
+        return _smooth_error(spectrum, bandwidth) - bandwidth
+
+    if excess(low) <= 0:
+        return low
+    if excess(high) >= 0:  # rounding, or a grid too coarse
+        return high
+    return brentq(excess, low, high, xtol=1e-7)
 
 
 def _trapezoid(values: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ acc_b. Bins of equal width ("uniform") are (lo, hi], the first closed on the lef
 are the sorted confidences cut into groups whose sizes differ by at most one.
 
 Every function takes torch tensors or arrays, computes in float64 and returns a Python float. Probabilities must lie in
-[0, 1] (up to 1e-6) and rows must sum to one within 1e-4. Where `probs` may be one-dimensional, it holds the
+[0, 1] (up to 1e-4) and rows must sum to one within 1e-4. Where `probs` may be one-dimensional, it holds the
 confidence c_i of N events, and `target` whether each happened. Bad input raises ValueError with the row and the
 value. What needs no bins, splits the Brier score, or asks which predictions to trust is in the sibling modules
 `binfree`, `decomposition` and `selective`, and can be reached from here.

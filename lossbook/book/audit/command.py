@@ -1,0 +1,192 @@
+"""The commands `lossbook audit calibration` and `lossbook calibrate`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lossbook.book._jobs import RunError
+from lossbook.book.runner import run_notebooks
+
+if TYPE_CHECKING:
+    import numpy as np
+    from nbformat import NotebookNode
+    from numpy.typing import NDArray
+
+
+NOTEBOOKS = Path(__file__).resolve().parents[3] / "notebooks"
+REPORT = "report.html"
+
+
+def audit_calibration(
+    predictions: Path,
+    labels: Path | None,
+    out: Path,
+    *,
+    label_column: str | None = None,
+    n_bins: int = 15,
+    sample_rows: int = 20_000,
+    seed: int = 0,
+    timeout: float = 3600.0,
+) -> Path:
+    """Run the calibration audit's notebook on a file, and put its results into `out`.
+
+    They are `report.html`, `report.ipynb`, `numbers.json`, `classes.csv` and `calibrator.json`. They appear when all
+    are complete, and replace those of an earlier audit; nothing else in the folder is touched.
+
+    Args:
+        predictions, labels, label_column: as `lossbook.data.read_predictions`.
+        n_bins, sample_rows, seed: as `lossbook.book.audit.calibration.audit`.
+        timeout: seconds for the whole notebook.
+
+    Returns:
+        The page to open.
+
+    Raises:
+        ValueError: a file that cannot be used, by name and row.
+        OSError: a file that is missing, a folder that cannot be written.
+        RunError: the notebook is missing or failed.
+    """
+    notebook = NOTEBOOKS / "audits" / "calibration.ipynb"
+    if not notebook.is_file():
+        raise RunError(f"there is no {notebook}: the audit runs from a checkout of the book")
+    for path in (predictions, *([labels] if labels else [])):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".audit-", dir=out) as folder:
+        results = Path(folder) / "results"
+        results.mkdir()
+        parameters = {
+            "predictions": str(predictions.resolve()),
+            "labels": str(labels.resolve()) if labels else "",
+            "label_column": label_column or "",
+            "n_bins": n_bins,
+            "sample_rows": sample_rows,
+            "seed": seed,
+            "out": str(results),
+        }
+        [result] = run_notebooks(
+            [notebook], root=NOTEBOOKS, parameters=parameters, out=Path(folder) / "run", timeout=timeout, force=True
+        )
+        if result.status == "failed" or result.executed is None:
+            # What a file is refused for is a sentence that names it; where in the notebook it was found helps nobody.
+            cell, is_data, sentence = (result.error or "").partition("DataError: ")
+            raise RunError(sentence if is_data else f"the audit of {predictions} failed at {cell}")
+        shutil.copy2(result.executed, results / "report.ipynb")
+        _write_page(results / "report.ipynb", results / REPORT, predictions.name)
+        for path in sorted(results.iterdir()):
+            os.replace(path, out / path.name)
+    return out / REPORT
+
+
+def findings(folder: Path) -> str:
+    """The audit's `numbers.json` in one sentence, for the terminal."""
+    found = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
+    value = {name: measure["value"] for name, measure in found["measures"].items()}
+    sentence = "neither over- nor underconfident on average" if found["direction"] == "neither" else found["direction"]
+    return (
+        f"{found['file']}: {sentence}. Accuracy {value['accuracy']:.1%}, mean confidence "
+        f"{value['mean confidence']:.1%}, ECE {value['ECE']:.4f}; best calibrator: {found['best'] or 'none'}."
+    )
+
+
+def _write_page(notebook: Path, page: Path, name: str) -> None:
+    """The executed notebook without its code, as one HTML file that asks no other for anything."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    nb: NotebookNode = nbformat.read(notebook, as_version=4)
+    nb.metadata["title"] = f"Calibration of {name}"
+    # The scripts that a page of nbconvert's would fetch are for formulas and live widgets; the report has neither.
+    exporter = HTMLExporter(
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        require_js_url="",
+        jquery_url="",
+        mathjax_url="",
+        mermaid_js_url="",
+        jupyter_widgets_base_url="",
+    )
+    page.write_text(exporter.from_notebook_node(nb)[0], encoding="utf-8")
+
+
+def calibrate(calibrator: Path, predictions: Path, out: Path) -> int:
+    """Apply a saved calibrator to a file of predictions; the number of rows written.
+
+    The file is read and written in chunks, and `out` appears when it is complete. It may be `.npy` (N, K), `.csv` or
+    `.parquet` with a column a class; the numbers have the precision of the predictions (float32 or float64).
+
+    Raises:
+        ValueError: a file that cannot be used, by name and row; other classes than the calibrator's.
+        OSError: a file that is missing or cannot be written.
+    """
+    from lossbook.book.audit.calibration import to_probabilities
+    from lossbook.book.audit.compare import from_json, log_probabilities
+    from lossbook.data import read_predictions
+
+    if out.suffix.lower() not in _WRITERS:
+        raise ValueError(
+            f"{out}: the result can be written as {', '.join(_WRITERS)}, not {out.suffix or 'without one'}"
+        )
+    try:
+        fitted, names = from_json(calibrator.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{calibrator}: {error}") from None
+    read = read_predictions(predictions, with_labels=False)
+    if read.num_classes != len(names):
+        raise ValueError(f"{predictions} has {read.num_classes} classes, but {calibrator} is for {len(names)}")
+    first, _ = next(read.chunks(1))
+    part = out.with_name(f".{out.name}.part")
+    try:
+        with _WRITERS[out.suffix.lower()](part, (read.rows, len(names)), first.dtype, names) as write:
+            for scores, _ in read.chunks():
+                probs = fitted.predict_proba(log_probabilities(to_probabilities(scores, read.kind)))
+                write(probs.astype(scores.dtype))
+        os.replace(part, out)
+    finally:
+        part.unlink(missing_ok=True)
+    return read.rows
+
+
+Write = Callable[["NDArray[np.floating]"], object]
+
+
+@contextlib.contextmanager
+def _npy(path: Path, shape: tuple[int, int], dtype: np.dtype, names: tuple[str, ...]) -> Iterator[Write]:
+    import numpy as np
+
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        yield lambda probs: file.write(probs.tobytes())
+
+
+@contextlib.contextmanager
+def _csv(path: Path, shape: tuple[int, int], dtype: np.dtype, names: tuple[str, ...]) -> Iterator[Write]:
+    import pandas as pd
+
+    with path.open("w", encoding="utf-8", newline="") as file:
+        pd.DataFrame(columns=list(names)).to_csv(file, index=False)
+        yield lambda probs: pd.DataFrame(probs).to_csv(file, index=False, header=False)
+
+
+@contextlib.contextmanager
+def _parquet(path: Path, shape: tuple[int, int], dtype: np.dtype, names: tuple[str, ...]) -> Iterator[Write]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kind = pa.from_numpy_dtype(dtype)
+    schema = pa.schema([(name, kind) for name in names])
+    with pq.ParquetWriter(path, schema) as writer:
+        yield lambda probs: writer.write_table(pa.table([pa.array(column) for column in probs.T], schema=schema))
+
+
+_WRITERS = {".npy": _npy, ".csv": _csv, ".parquet": _parquet}
