@@ -1,4 +1,4 @@
-"""Download the official files of MNIST, Fashion-MNIST and CIFAR-10, checked against their published SHA-256.
+"""Download official files, of MNIST, CIFAR-10 and others in `REMOTES`, checked against their SHA-256.
 
 A file that is already there is used as it is and never replaced. A download is written to a temporary file beside its
 place, checked, and only then given its name.
@@ -27,6 +27,8 @@ class Remote(NamedTuple):
 _MNIST = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 _FASHION = ("https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",)
 _CIFAR = ("https://www.cs.toronto.edu/~kriz/",)
+_PEOPLE = ("https://raw.githubusercontent.com/jcpeterson/cifar-10h/master/data/",)
+_LABEL_ERRORS = "https://raw.githubusercontent.com/cleanlab/label-errors/main/"
 
 
 def _files(folder: str, hosts: tuple[str, ...], listing: str) -> dict[str, Remote]:
@@ -51,12 +53,44 @@ a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845     29515  trai
 _CIFAR_FILES = """
 6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce 170498071  cifar-10-python.tar.gz
 """
+_PEOPLE_FILES = """
+9b36b4550349af56c79083356312eb4af856cc5fd3caf1f669d40b9d0bbb69ff 800128 cifar10h-counts.npy
+"""
+_LABEL_ERRORS_FILES = {
+    "cross_validated_predicted_probabilities/": """
+403d0f1188c8940ceb47994a2cd9eb2aee6946810b5488d9d4501c97e09f30c2  800128 mnist_test_set_pyx.npy
+c445b25cee680e3919b4bd81d230a5c7c2179ed556609d84e000ee046bb44b49  800128 cifar10_test_set_pyx.npy
+aa3669c77dd6d8c35a450879f168f6ef862c594dd9f443a61151a4a6ee57c5f9 1205248 20news_test_set_pyx.npy
+0ff95c853bbe5060a8321a534d2bacadee32974f87810791df37d594765e3fa7  400128 imdb_test_set_pyx.npy
+""",
+    "original_test_labels/": """
+9c4b8d0ef379b2ce0d312470484d79e282a47e092738fca1edff326f9b67c20e 20128 mnist_test_set_original_labels.npy
+8fba587d5b11011df52b2a20eb4a272eeaf20c2d162554059f714d4b78d23aed 20128 cifar10_test_set_original_labels.npy
+079079c382f23c63d6af73102ac89d68c1141ab32f03b0d8fd6565c83c862616 15192 20news_test_set_original_labels.npy
+f489eda3b18f3cdb66877809ca0768ac99facebbdad57114e4162b02c08169c4 50128 imdb_test_set_original_labels.npy
+""",
+    "mturk/": """
+448bd00fc9df262c68d50d48709d7fa3d5dc966bc66580e5df20e0dcba6e5612  29472 mnist_mturk.json
+81b2c16c9eee060d6cc2390f6bbce1e0e7be0a050574be5177c9428f3596b5b5  88252 cifar10_mturk.json
+0f14cda08aedfa79e883aaf6db43adfbf91b4affd5947cd832b7ccfb2d4dafc4  32013 20news_mturk.json
+80c15f04208276a4433b8f3d76405203487e38e95397709f762133fa10e82486 373974 imdb_mturk.json
+""",
+    "dataset_indexing/": """
+f603d86279b825dc86cdbb278a25ce1cc1fb7cbc64a7f6102aff52250582cc47 507776 imdb_test_set_index_to_filename.json
+""",
+}
 
 # Keyed by the path inside the data folder.
 REMOTES = {
     **_files("mnist", _MNIST, _MNIST_FILES),
     **_files("fashion-mnist", _FASHION, _FASHION_FILES),
     **_files("cifar10", _CIFAR, _CIFAR_FILES),
+    **_files("cifar10h", _PEOPLE, _PEOPLE_FILES),
+    **{
+        name: remote
+        for folder, listing in _LABEL_ERRORS_FILES.items()
+        for name, remote in _files("label-errors", (_LABEL_ERRORS + folder,), listing).items()
+    },
 }
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lossbook import checks
+from lossbook.losses import cross_entropy
+from lossbook.train.loop import fit
+from lossbook.train.settings import function
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 def mixup(
@@ -58,3 +67,48 @@ def mixup(
         share = shares.to(rows.dtype).view(len(x), points, *[1] * (rows.dim() - 1))
         mixed.append(share[:, 0] * rows + sum(share[:, m + 1] * rows[s.to(x.device)] for m, s in enumerate(partners)))
     return mixed[0], mixed[1]
+
+
+def fit_mixup(
+    model: nn.Module,
+    data: Any,
+    loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    *,
+    alpha: float = 1.0,
+    mixtures: int = 1,
+    **settings: Any,
+) -> DataFrame:
+    """Train a network on examples and on mixtures of them, made anew in every step.
+
+    Each step minimises loss(logits, mixup_logits, target, mixup_target) over a batch of B examples, where the mixtures
+    are those of `mixup`: `losses.calibration.rankmixup_mrl` for example. Mixup itself takes the cross-entropy of
+    mixup_logits to mixup_target and leaves the other two. Evaluation is cross-entropy on the examples alone.
+
+    Args:
+        model, data: as for `fit`.
+        loss: its arguments are `(B, K)`, `(J B, K)`, integer `(B,)` and `(J B, K)`; mixture after mixture, so that row
+            j B + i is mixture j of example i. Returns a scalar. No argument is detached.
+        alpha: of the Beta distribution of the shares, > 0.
+        mixtures: J >= 1 of each example.
+        settings: what else `fit` takes, by name. Its seed decides the mixtures too.
+
+    Returns, Raises: as `fit`.
+
+    Source: the training loops of Zhang, Cisse, Dauphin, Lopez-Paz 2018 (arXiv 1710.09412) and of Noh, Park, Lee, Ham
+        2023 (arXiv 2308.11990). Here each row has a share of its own; the authors' code draws one for the batch.
+    """
+    function("loss", loss)
+    checks.parameter("alpha", alpha, 0, open_low=True)
+    mixtures = checks.whole("mixtures", mixtures, 1)
+
+    def objective(logits: Tensor, target: Tensor, index: Tensor | None = None) -> Tensor:
+        if index is None:
+            return cross_entropy(logits, target)
+        x = data.train[0].to(logits.device)[index]
+        y = nn.functional.one_hot(target, logits.shape[1]).to(x.dtype)
+        # The global generator, because `fit` seeds it and keeps its state in checkpoints.
+        pairs = [mixup(x, y, alpha=alpha, generator=torch.default_generator) for _ in range(mixtures)]
+        mixed_x, mixed_y = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        return loss(logits, model(mixed_x), target, mixed_y)
+
+    return fit(model, data, objective, **settings)

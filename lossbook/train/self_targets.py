@@ -1,4 +1,4 @@
-"""`SelfTargets`: what the network said of each training row when it last saw it."""
+"""`SelfTargets`: what the network said of each training row when it last saw it; `SelfDistillation` learns from it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lossbook import checks
-from lossbook.losses import _arguments
+from lossbook.losses import _arguments, cross_entropy
+from lossbook.losses.distillation import pskd
 
 
 class SelfTargets(nn.Module):
@@ -75,6 +76,57 @@ class SelfTargets(nn.Module):
 
     def extra_repr(self) -> str:
         return f"n={len(self.probs)}, num_classes={self.probs.shape[1]}"
+
+
+class SelfDistillation(nn.Module):
+    """PS-KD as a loss of `train.fit`: the network learns from the label and from its own prediction of an epoch ago.
+
+        loss = pskd(logits, target, P_past, alpha=alpha_t),    alpha_t = alpha_T t / T    in epoch t = 1 ... T
+
+    P_past is the softmax of the row's logits in training mode when it was last seen, detached; e_y in the first epoch.
+    In evaluation the loss is cross-entropy. Give each training an instance of its own, and `fit` the same epochs.
+
+    Args:
+        n: rows of the training split, at least 1.
+        num_classes: at least 2.
+        epochs: T, at least 1. From then on alpha stays at alpha_T.
+        alpha_T: in [0, 1].
+
+    Attributes:
+        store: the `SelfTargets`.
+        visits: 0-d int64, rows that were learned from so far; the epoch is counted by them, not by steps.
+
+    Raises:
+        TypeError, ValueError: an argument is refused; the sentence names it.
+
+    Source: Kim, Ji, Yoon, Hwang 2021 (arXiv 2006.12000), sections 3.1 and 3.2; alpha_T = 0.8 as in the authors' code.
+    """
+
+    visits: Tensor
+
+    def __init__(self, n: int, num_classes: int, *, epochs: int, alpha_T: float = 0.8) -> None:
+        super().__init__()
+        checks.parameter("alpha_T", alpha_T, 0, 1)
+        self.epochs, self.alpha_T = checks.whole("epochs", epochs, 1), alpha_T
+        self.store = SelfTargets(n, num_classes)
+        self.register_buffer("visits", torch.zeros((), dtype=torch.long))
+
+    @property
+    def alpha(self) -> Tensor:
+        """alpha_t of the next row, 0-d."""
+        epoch = self.visits // len(self.store.probs) + 1
+        return self.alpha_T * (epoch / self.epochs).clamp_max(1)
+
+    def forward(self, logits: Tensor, target: Tensor, index: Tensor | None = None) -> Tensor:
+        if index is None or not self.training:
+            return cross_entropy(logits, target)
+        loss = pskd(logits, target, self.store.targets(index, target, 1.0), alpha=self.alpha)
+        self.store.update(index, logits.detach().softmax(dim=1))
+        self.visits += len(index)
+        return loss
+
+    def extra_repr(self) -> str:
+        return f"epochs={self.epochs}, alpha_T={self.alpha_T:g}"
 
 
 def _check_whole(name: str, value: Tensor, length: int | None, high: int) -> None:

@@ -1,4 +1,4 @@
-"""Mixup: convexity, the law of the weights, partners, reproducibility, bad input."""
+"""Mixup: convexity, the law of the weights, partners, reproducibility, bad input; fit_mixup: what its loss is given."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import beta, kstest
 from torch import Tensor
 
-from lossbook.train import mixup
+from lossbook.train import fit, fit_mixup, mixup
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -96,3 +96,90 @@ GOOD = {"x": torch.rand(4, 2), "y": torch.eye(4), "generator": seeded()}
 def test_bad_input(error: type[Exception], change: dict, sentence: str) -> None:
     with pytest.raises(error, match=sentence):
         mixup(**{**GOOD, **change})
+
+
+class Blobs:
+    """Three classes on three axes; every training row different, so that a row is known by its values."""
+
+    y = torch.arange(30) % 3
+    x = torch.eye(3)[y] + torch.arange(30.0)[:, None] / 1000
+    train = val = (x, y)
+
+
+SETTINGS = {"epochs": 2, "batch_size": 8, "lr": 0.01, "device": "cpu", "seed": 4}
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Linear(3, 3)
+
+
+def test_fit_mixup_hands_over_examples_and_their_mixtures() -> None:
+    model, calls = network(), []
+
+    def loss(logits: Tensor, mixup_logits: Tensor, target: Tensor, mixup_target: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            calls.append((logits, mixup_logits, target, mixup_target))
+        return F.cross_entropy(mixup_logits, mixup_target)
+
+    fit_mixup(model, Blobs, loss, mixtures=2, **SETTINGS)
+    assert [len(call[2]) for call in calls] == [8, 8, 8, 6] * 2
+    for logits, mixup_logits, target, mixup_target in calls:
+        assert mixup_logits.shape == mixup_target.shape == (2 * len(logits), 3)
+        torch.testing.assert_close(mixup_target.sum(1), torch.ones(2 * len(logits)))
+        # Row j B + i is a mixture of example i: its label has a part.
+        assert (mixup_target.view(2, -1, 3).gather(2, target.expand(2, -1)[..., None]) > 0).all()
+    first, second = calls[0][3].split(8)
+    assert not torch.equal(first, second)
+
+
+def test_fit_mixup_mixes_x_as_it_mixes_labels() -> None:
+    """A linear network's logits of a mixture are the mixture of the logits, with the shares that the target names."""
+    model = torch.nn.Linear(3, 3, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(3))
+
+    class Corners:
+        y = torch.arange(30) % 3
+        train = val = (torch.eye(3)[y], y)
+
+    def loss(logits: Tensor, mixup_logits: Tensor, target: Tensor, mixup_target: Tensor) -> Tensor:
+        torch.testing.assert_close(mixup_logits, mixup_target)
+        assert torch.equal(logits.argmax(1), target)
+        return 0 * mixup_logits.sum()
+
+    fit_mixup(model, Corners, loss, **SETTINGS)
+
+
+def test_fit_mixup_without_mixtures_in_its_loss_is_fit() -> None:
+    one, two = network(), network()
+    history = fit_mixup(one, Blobs, lambda logits, _, target, __: F.cross_entropy(logits, target), **SETTINGS)
+    want = fit(two, Blobs, F.cross_entropy, **SETTINGS)
+    torch.testing.assert_close(one.weight, two.weight)
+    torch.testing.assert_close(torch.tensor(history["val_loss"]), torch.tensor(want["val_loss"]))
+
+
+def test_fit_mixup_is_decided_by_its_seed_and_learns() -> None:
+    def mixed(_: Tensor, mixup_logits: Tensor, __: Tensor, mixup_target: Tensor) -> Tensor:
+        return F.cross_entropy(mixup_logits, mixup_target)
+
+    models = [network() for _ in range(3)]
+    for model, seed in zip(models, (4, 4, 5), strict=True):
+        history = fit_mixup(model, Blobs, mixed, **{**SETTINGS, "seed": seed, "epochs": 30, "lr": 0.1})
+        assert history["train_accuracy"].iloc[-1] == 1
+    assert torch.equal(models[0].weight, models[1].weight) and not torch.equal(models[0].weight, models[2].weight)
+
+
+@pytest.mark.parametrize(
+    ("error", "change", "sentence"),
+    [
+        (TypeError, {"loss": 3}, "loss must be a function, but is int"),
+        (ValueError, {"alpha": 0.0}, "alpha must lie in"),
+        (ValueError, {"mixtures": 0}, "mixtures must be a whole number of at least 1"),
+        (ValueError, {"lr": -1.0}, "lr must lie in"),
+    ],
+)
+def test_bad_fit_mixup(error: type[Exception], change: dict, sentence: str) -> None:
+    arguments = {"loss": lambda logits, *_: logits.sum(), **SETTINGS, **change}
+    with pytest.raises(error, match=sentence):
+        fit_mixup(network(), Blobs, **arguments)

@@ -1,14 +1,14 @@
-"""SelfTargets: first epoch, memory, shuffled rows, what is kept and what is not, PS-KD through `fit`, bad input."""
+"""SelfTargets: first epoch, memory, shuffled rows, what is kept and what is not, bad input; PS-KD in `fit`."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from lossbook.losses import cross_entropy, pskd
-from lossbook.train import SelfTargets, fit
+from lossbook.train import SelfDistillation, SelfTargets, fit
 
 
 def test_the_label_until_there_is_a_past() -> None:
@@ -53,22 +53,28 @@ def test_the_state_dict_holds_the_past() -> None:
     assert repr(store) == "SelfTargets(n=3, num_classes=2)"
 
 
-class Refined(nn.Module):
-    """PS-KD as a loss of `fit`, with one alpha."""
-
-    def __init__(self, n: int, num_classes: int, alpha: float) -> None:
-        super().__init__()
-        self.store, self.alpha = SelfTargets(n, num_classes), alpha
-
-    def forward(self, logits: Tensor, y: Tensor, index: Tensor | None = None) -> Tensor:
-        if index is None or not self.training:
-            return cross_entropy(logits, y)
-        past = self.store.targets(index, y, 1.0)
-        self.store.update(index, logits.softmax(1))
-        return pskd(logits, y, past, alpha=self.alpha)
+def test_alpha_grows_by_epochs_not_by_steps() -> None:
+    loss = SelfDistillation(6, 3, epochs=4, alpha_T=0.8)
+    seen = []
+    for _ in range(5):
+        for index in torch.arange(6).split(4):  # Two steps an epoch, the second one shorter.
+            seen.append(loss.alpha.item())
+            loss(torch.zeros(len(index), 3), torch.zeros(len(index), dtype=torch.long), index)
+    assert seen == pytest.approx([0.2, 0.2, 0.4, 0.4, 0.6, 0.6, 0.8, 0.8, 0.8, 0.8])
+    assert repr(loss) == "SelfDistillation(\n  epochs=4, alpha_T=0.8\n  (store): SelfTargets(n=6, num_classes=3)\n)"
 
 
-def test_in_fit_the_second_epoch_learns_from_the_first(tmp_path) -> None:
+def test_evaluation_is_cross_entropy_and_leaves_no_trace() -> None:
+    loss = SelfDistillation(4, 3, epochs=2)
+    logits, y, index = torch.randn(4, 3), torch.arange(4) % 3, torch.arange(4)
+    loss(logits, y, index)
+    before = {name: value.clone() for name, value in loss.state_dict().items()}
+    torch.testing.assert_close(loss(logits, y), cross_entropy(logits, y))
+    torch.testing.assert_close(loss.eval()(logits, y, index), cross_entropy(logits, y))
+    assert all(torch.equal(value, before[name]) for name, value in loss.state_dict().items())
+
+
+def test_in_fit_the_second_epoch_learns_from_the_first() -> None:
     """One full batch an epoch: the first step is cross-entropy's, the second PS-KD's with the first prediction."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(20, 3, generator=generator), torch.randint(3, (20,), generator=generator)
@@ -79,19 +85,47 @@ def test_in_fit_the_second_epoch_learns_from_the_first(tmp_path) -> None:
     torch.manual_seed(0)
     model = nn.Linear(3, 3)
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    loss = Refined(20, 3, alpha=0.6)
-    fit(model, Data, loss, epochs=2, batch_size=None, lr=0.5, optimizer="sgd", momentum=0.0, device="cpu")
+    loss = SelfDistillation(20, 3, epochs=3, alpha_T=0.9)
+    fit(model, Data, loss, epochs=3, batch_size=None, lr=0.5, optimizer="sgd", momentum=0.0, device="cpu")
     by_hand = nn.Linear(3, 3)
     by_hand.load_state_dict(start)
     past = F.one_hot(y, 3).float()
-    for _ in range(2):
+    for alpha in (0.3, 0.6, 0.9):
         logits = by_hand(x)
-        value = pskd(logits, y, past, alpha=0.6)
+        value = pskd(logits, y, past, alpha=alpha)
         past = logits.detach().softmax(1)
         for p, g in zip(by_hand.parameters(), torch.autograd.grad(value, list(by_hand.parameters())), strict=True):
             p.data -= 0.5 * g
     torch.testing.assert_close(model.weight, by_hand.weight)
     torch.testing.assert_close(loss.store.probs, past)
+
+
+def test_a_stopped_training_goes_on_with_its_past(tmp_path) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    class Data:
+        train = val = (torch.randn(20, 3, generator=generator), torch.randint(3, (20,), generator=generator))
+
+    class Stop(Exception):
+        pass
+
+    def stop(epoch: int, _: nn.Module) -> None:
+        if epoch == 3:
+            raise Stop
+
+    settings = {"epochs": 4, "batch_size": 6, "lr": 0.05, "device": "cpu"}
+
+    def fresh() -> tuple[nn.Module, SelfDistillation]:
+        torch.manual_seed(0)
+        return nn.Linear(3, 3), SelfDistillation(20, 3, epochs=4)
+
+    whole, other = fresh()
+    fit(whole, Data, other, **settings)
+    with pytest.raises(Stop):
+        fit(*(lambda m, loss: (m, Data, loss))(*fresh()), **settings, checkpoint=tmp_path / "c", callback=stop)
+    again, loss = fresh()
+    fit(again, Data, loss, **settings, checkpoint=tmp_path / "c")
+    assert torch.equal(again.weight, whole.weight) and loss.visits == 80
 
 
 INDEX, Y, PROBS = torch.tensor([0, 2]), torch.tensor([1, 0]), torch.tensor([[0.5, 0.5], [0.1, 0.9]])
@@ -135,3 +169,7 @@ def test_bad_sizes_and_types() -> None:
         SelfTargets(5, 1)
     with pytest.raises(TypeError, match=r"index must be a torch\.Tensor, but is list"):
         SelfTargets(3, 2).update([0], PROBS)
+    with pytest.raises(ValueError, match="epochs must be a whole number of at least 1"):
+        SelfDistillation(3, 2, epochs=0)
+    with pytest.raises(ValueError, match=r"alpha_T must lie in \[0, 1\]"):
+        SelfDistillation(3, 2, epochs=1, alpha_T=1.2)
