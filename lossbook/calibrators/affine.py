@@ -4,7 +4,9 @@ The negative log-likelihood is convex in the map. A term of 1e-6/2 times the squ
 so that there is one minimum in every case: where the labels are separated, where a class has no row, where there are
 fewer rows than parameters, and although a softmax does not notice a constant added to its arguments. A class without a
 row gets a probability near 0. Fit runs Newton's method with conjugate gradients in a trust region, in float64, until
-the gradient is below 1e-8 of the logits' size; where it stays above 1e-6, fit warns.
+the gradient in units of the logits' size is shorter than 1e-8, for a matrix in whitened logits than 3e-7. There the
+objective is within about 1e-12 of its minimum. Where an entry of the gradient stays above 1e-5, fit warns. A matrix
+of 100 classes and 5,000 rows takes some seconds, and without penalty a minute.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp, softmax
 
@@ -44,18 +47,16 @@ class VectorScaling(Calibrator):
     bias_: np.ndarray
 
     def _fit(self, z: np.ndarray, y: np.ndarray) -> None:
-        k = z.shape[1]
-        size = _size(z)
-        z = z / size
         theta = _minimise(
-            lambda t: z * t[:k] + t[k:],
-            lambda g: np.concatenate([(g * z).sum(axis=0), g.sum(axis=0)]),
+            lambda theta: z * theta[:, 0] + theta[:, 1],
+            lambda g: np.stack([(g * z).sum(axis=0), g.sum(axis=0)], axis=1),
             y,
-            np.concatenate([np.ones(k), np.zeros(k)]),
-            np.zeros(2 * k),
-            np.concatenate([np.full(k, 1 / size), np.ones(k)]),
+            np.eye(2)[np.zeros(z.shape[1], dtype=int)],
+            np.zeros((z.shape[1], 2)),
+            np.diag([1 / _size(z), 1.0]),
+            tolerance=1e-8,
         )
-        self.weight_, self.bias_ = theta[:k], theta[k:]
+        self.weight_, self.bias_ = theta.T.copy()
 
     def _probabilities(self, z: np.ndarray) -> np.ndarray:
         return softmax(z * self.weight_ + self.bias_, axis=1)
@@ -108,19 +109,20 @@ class MatrixScaling(Calibrator):
     def _fit(self, z: np.ndarray, y: np.ndarray) -> None:
         z = self._features(z)
         k = z.shape[1]
-        size = _size(z)
-        z = z / size
+        x = np.concatenate([z, np.ones((len(z), 1))], axis=1)
         # The factor 2 turns λ times a square into half of 2 λ times it.
         off_diagonal = 2 * self.odir / (k * (k - 1)) * (1 - np.eye(k))
+        penalty = np.concatenate([off_diagonal, np.full((k, 1), 2 * self.intercept / k)], axis=1)
         theta = _minimise(
-            lambda t: z @ t[: k * k].reshape(k, k).T + t[k * k :],
-            lambda g: np.concatenate([(g.T @ z).ravel(), g.sum(axis=0)]),
+            lambda theta: x @ theta.T,
+            lambda g: g.T @ x,
             y,
-            np.concatenate([np.eye(k).ravel(), np.zeros(k)]),
-            np.concatenate([off_diagonal.ravel(), np.full(k, 2 * self.intercept / k)]),
-            np.concatenate([np.full(k * k, 1 / size), np.ones(k)]),
+            np.eye(k, k + 1),
+            penalty,
+            _whitening(x),
+            tolerance=3e-7,
         )
-        self.weight_, self.bias_ = theta[: k * k].reshape(k, k), theta[k * k :]
+        self.weight_, self.bias_ = theta[:, :k].copy(), theta[:, k].copy()
 
     def _probabilities(self, z: np.ndarray) -> np.ndarray:
         return softmax(self._features(z) @ self.weight_.T + self.bias_, axis=1)
@@ -148,57 +150,70 @@ class DirichletCalibration(MatrixScaling):
         return np.maximum(log_softmax(z, axis=1), -1e300)
 
 
-def _size(x: np.ndarray) -> float:
-    return max(float(np.abs(x).max()), 1e-3)  # below it, the ridge holds the map at the identity
-
-
 def _minimise(
     forward: Callable[[np.ndarray], np.ndarray],
     adjoint: Callable[[np.ndarray], np.ndarray],
     y: np.ndarray,
     identity: np.ndarray,
     penalty: np.ndarray,
-    unit: np.ndarray,
+    basis: np.ndarray,
+    tolerance: float,
 ) -> np.ndarray:
-    """The θ that minimises mean NLL of softmax(forward(θ / unit)) + Σ penalty θ²/2 + _RIDGE |θ - identity|²/2.
+    """The Θ (K, d) that minimises mean NLL of softmax(forward(Θ)) + Σ penalty Θ²/2 + _RIDGE |Θ - identity|²/2.
 
-    forward is linear and gives (N, K) arguments; adjoint is its transpose. The solver works on t = θ / unit, so that
-    logits of any size are the same problem to it.
+    forward is linear and gives (N, K) arguments; adjoint is its transpose. The solver works on t = Θ basis⁻¹.
     """
-    n = len(y)
+    n, (k, d) = len(y), identity.shape
     rows = np.arange(n)
-    curve = (penalty + _RIDGE) * unit**2
-    pull = _RIDGE * identity * unit
+    curve, pull = penalty + _RIDGE, _RIDGE * identity
 
     def loss(t: np.ndarray) -> tuple[float, np.ndarray]:
-        u = forward(t)
+        theta = t.reshape(k, d) @ basis
+        u = forward(theta)
+        value = (logsumexp(u, axis=1) - u[rows, y]).mean() + ((curve * theta / 2 - pull) * theta).sum()
         g = softmax(u, axis=1)
         g[rows, y] -= 1
-        value = (logsumexp(u, axis=1) - u[rows, y]).mean() + (curve * t / 2 - pull) @ t
-        return value, adjoint(g) / n + curve * t - pull
+        return value, ((adjoint(g) / n + curve * theta - pull) @ basis.T).ravel()
 
     at: tuple[np.ndarray, np.ndarray] | None = None  # the last t of the curvature and its probabilities
 
     def curvature(t: np.ndarray, step: np.ndarray) -> np.ndarray:
         nonlocal at
         if at is None or not np.array_equal(at[0], t):
-            at = t.copy(), softmax(forward(t), axis=1)
-        p, du = at[1], forward(step)
-        return adjoint(p * (du - (p * du).sum(axis=1, keepdims=True))) / n + curve * step
+            at = t.copy(), softmax(forward(t.reshape(k, d) @ basis), axis=1)
+        p, move = at[1], step.reshape(k, d) @ basis
+        du = forward(move)
+        return ((adjoint(p * (du - (p * du).sum(axis=1, keepdims=True))) / n + curve * move) @ basis.T).ravel()
 
     # The identity, but with arguments of at most 10: further out a softmax is flat.
-    start = np.minimum(identity / unit, 10 * identity)
+    start = min(1, 10 / float(np.abs(forward(identity)).max() or 1)) * identity
     result = minimize(
         loss,
-        start,
+        solve_triangular(basis, start.T, trans="T", lower=True).T.ravel(),
         jac=True,
         hessp=curvature,
         method="trust-ncg",
-        options={"gtol": 1e-8, "maxiter": 1000, "max_trust_radius": 1e6},
+        options={"gtol": tolerance, "maxiter": 1000, "max_trust_radius": 1e6},
     )
-    if not np.abs(result.jac).max() < 1e-6:
+    if not np.abs(result.jac).max() < 1e-5:
         warnings.warn(
             f"the fit has not converged: the largest entry of its gradient is {np.abs(result.jac).max():.1e}",
             stacklevel=4,
         )
-    return result.x * unit
+    return result.x.reshape(k, d) @ basis
+
+
+def _size(x: np.ndarray) -> float:
+    return max(float(np.abs(x).max()), 1e-3)  # below it, the ridge holds the map at the identity
+
+
+def _whitening(features: np.ndarray) -> np.ndarray:
+    """(d, d) lower triangular B with B F'F B' / N = I, nearly.
+
+    In t = Θ B⁻¹ the curvature is about the same in all directions, and logits of any size are the same problem.
+    """
+    size = np.array([_size(column) for column in features.T])
+    scaled = features / size
+    # 1e-8 where columns depend on each other, as log-probabilities nearly do.
+    moment = scaled.T @ scaled / len(scaled) + 1e-8 * np.eye(len(size))
+    return solve_triangular(cholesky(moment, lower=True), np.diag(1 / size), lower=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
@@ -15,6 +14,13 @@ from torch import Tensor
 
 from lossbook import checks
 from lossbook.calibrators._inputs import check_choice
+from lossbook.calibrators._one_dimensional import (
+    beta_features,
+    bin_means,
+    increasing_logistic,
+    isotonic,
+    uniform_edges,
+)
 from lossbook.metrics._inputs import as_labels, as_unit_interval
 
 _TIE = 1e-6  # how much of the raw score is mixed in, so that equal calibrated scores keep the raw order
@@ -32,7 +38,8 @@ class DetectionCalibrator(BaseEstimator):
     - "platt": σ(a logit s + b) with a ≥ 0, which minimises the cross-entropy with the target;
     - "temperature": the same without b, a = 1/T.
 
-    Classes that were not there to fit keep their scores.
+    The last two minimise the mean cross-entropy + 1e-6 a²/2, which keeps a finite where the score separates the
+    targets. Classes that were not there to fit keep their scores.
 
     Args:
         kind: which map.
@@ -64,7 +71,9 @@ class DetectionCalibrator(BaseEstimator):
         Raises:
             ValueError: bad input, by name and row; no detections; an unknown kind.
         """
-        fit = _choose(self.kind, {"isotonic": _isotonic, "linear": _linear, "platt": _platt, "temperature": _temper})
+        temperature = _sigmoid(_log_odds, intercept=False)
+        fits = {"isotonic": isotonic, "linear": _linear, "platt": _sigmoid(_log_odds), "temperature": temperature}
+        fit = _choose(self.kind, fits)
         score, label = _scores_and_labels(scores, labels)
         self.maps_ = _fit_maps(fit, score, label if self.per_class else np.full_like(label, -1), _target(target, score))
         return self
@@ -89,7 +98,8 @@ class PerClassScoreCalibrator(BaseEstimator):
     - "histogram": the share of true positives in each of `n_bins` equal bins of the score, (lo, hi] with the first
       closed on the left; a bin without detections gives its centre;
     - "isotonic": as for `DetectionCalibrator`;
-    - "beta": σ(a ln s - b ln(1-s) + c) with a, b ≥ 0 (Kull et al. 2017), which minimises the cross-entropy.
+    - "beta": σ(a ln s - b ln(1-s) + c) with a, b ≥ 0 (Kull et al. 2017), which minimises the mean cross-entropy
+      + 1e-6 (a² + b²)/2.
 
     Classes that were not there to fit get the score 0: nothing speaks for them.
 
@@ -134,7 +144,7 @@ class PerClassScoreCalibrator(BaseEstimator):
             ValueError: bad input, by name and row; no detections; an unknown kind; `n_bins` below 1.
         """
         n_bins = checks.whole("n_bins", self.n_bins, 1)
-        fit = _choose(self.kind, {"histogram": _histogram(n_bins), "isotonic": _isotonic, "beta": _beta})
+        fit = _choose(self.kind, {"histogram": _histogram(n_bins), "isotonic": isotonic, "beta": _sigmoid(_beta_of)})
         score, label = _scores_and_labels(scores, labels)
         self.maps_ = _fit_maps(fit, score, label, _target(is_true_positive, score))
         return self
@@ -163,10 +173,11 @@ _Fit = Callable[[np.ndarray, np.ndarray], _Map]
 
 @dataclass(frozen=True)
 class _Bins:
+    edges: np.ndarray
     values: np.ndarray
 
     def predict(self, scores: np.ndarray) -> np.ndarray:
-        return self.values[_bin_index(scores, len(self.values))]
+        return self.values[np.searchsorted(self.edges, scores)]
 
 
 @dataclass(frozen=True)
@@ -190,13 +201,6 @@ class _Sigmoid:
         return expit(self.features(scores) @ self.slopes + self.intercept)
 
 
-def _isotonic(score: np.ndarray, target: np.ndarray) -> _Map:
-    from sklearn.isotonic import IsotonicRegression
-
-    # It averages the targets of equal scores, and weighs them by their number.
-    return IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(score, target)
-
-
 def _linear(score: np.ndarray, target: np.ndarray) -> _Map:
     from sklearn.linear_model import LinearRegression
 
@@ -204,73 +208,25 @@ def _linear(score: np.ndarray, target: np.ndarray) -> _Map:
     return _Line(float(line.coef_[0]), float(line.intercept_))
 
 
-def _platt(score: np.ndarray, target: np.ndarray) -> _Map:
-    return _logistic(_logit_feature, score, target, intercept=True)
-
-
-def _temper(score: np.ndarray, target: np.ndarray) -> _Map:
-    return _logistic(_logit_feature, score, target, intercept=False)
-
-
-def _beta(score: np.ndarray, target: np.ndarray) -> _Map:
-    return _logistic(_log_features, score, target, intercept=True)
-
-
-def _histogram(n_bins: int) -> _Fit:
+def _sigmoid(features: Callable[[np.ndarray], np.ndarray], *, intercept: bool = True) -> _Fit:
     def fit(score: np.ndarray, target: np.ndarray) -> _Map:
-        index = _bin_index(score, n_bins)
-        count = np.bincount(index, minlength=n_bins)
-        total = np.bincount(index, weights=target, minlength=n_bins)
-        return _Bins(np.divide(total, count, out=(np.arange(n_bins) + 0.5) / n_bins, where=count > 0))
+        return _Sigmoid(features, *increasing_logistic(features(score), target, intercept=intercept))
 
     return fit
 
 
-def _bin_index(score: np.ndarray, n_bins: int) -> np.ndarray:
-    return np.searchsorted(np.arange(1, n_bins) / n_bins, score)
+def _histogram(n_bins: int) -> _Fit:
+    edges = uniform_edges(n_bins)
+    return lambda score, target: _Bins(edges, bin_means(edges, score, target))
 
 
-def _logit_feature(score: np.ndarray) -> np.ndarray:
+def _log_odds(score: np.ndarray) -> np.ndarray:
     eps = np.finfo(np.float64).eps
     return logit(score.clip(eps, 1 - eps))[:, None]
 
 
-def _log_features(score: np.ndarray) -> np.ndarray:
-    score = score.clip(1e-12, 1 - 1e-12)
-    return np.stack([np.log(score), -np.log1p(-score)], axis=1)
-
-
-def _logistic(
-    features: Callable[[np.ndarray], np.ndarray], score: np.ndarray, target: np.ndarray, *, intercept: bool
-) -> _Map:
-    """The cross-entropy's minimiser with slopes ≥ 0."""
-    x = features(score)
-    slopes = np.zeros(x.shape[1])
-    if target.min() == target.max() and intercept:
-        # Also where the target is 0 or 1 throughout, which no finite logit attains.
-        return _Sigmoid(features, slopes, float(logit(target[0])))
-    # The minimum with slopes ≥ 0 is the free one of some face: of the largest face whose free minimum is inside.
-    for size in range(x.shape[1], 0, -1):
-        inside = []
-        for used in combinations(range(x.shape[1]), size):
-            found, offset = _free_logistic(x[:, used], target, intercept)
-            if (found >= 0).all():
-                margin = x[:, used] @ found + offset
-                inside.append((np.mean(np.logaddexp(0, margin) - target * margin), used, found, offset))
-        if inside:
-            _, used, slopes[list(used)], offset = min(inside, key=lambda face: face[0])
-            return _Sigmoid(features, slopes, offset)
-    return _Sigmoid(features, slopes, float(logit(target.mean())) if intercept else 0.0)
-
-
-def _free_logistic(x: np.ndarray, target: np.ndarray, intercept: bool) -> tuple[np.ndarray, float]:
-    from sklearn.linear_model import LogisticRegression
-
-    # A target u is a positive of weight u and a negative of weight 1 - u.
-    model = LogisticRegression(C=np.inf, solver="lbfgs", tol=1e-8, max_iter=1000, fit_intercept=intercept)
-    y = np.repeat([1, 0], len(x))
-    model.fit(np.concatenate((x, x)), y, sample_weight=np.concatenate((target, 1 - target)))
-    return model.coef_[0], float(model.intercept_[0]) if intercept else 0.0
+def _beta_of(score: np.ndarray) -> np.ndarray:
+    return beta_features(logit(score))
 
 
 def _choose(kind: str, fits: dict[str, _Fit]) -> _Fit:

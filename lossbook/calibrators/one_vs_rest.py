@@ -19,15 +19,21 @@ from abc import abstractmethod
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, log_expit, log_softmax, logit, logsumexp, softmax
+from scipy.special import expit, log_softmax, logit, logsumexp, softmax
 
 from lossbook import checks
 from lossbook.calibrators._base import Calibrator
 from lossbook.calibrators._inputs import check_choice, read_fields, read_list, read_number, read_vector
+from lossbook.calibrators._one_dimensional import (
+    beta_features,
+    bin_means,
+    increasing_logistic,
+    isotonic,
+    logistic,
+    uniform_edges,
+)
 
 MODES = ("one_vs_rest", "top_label")
-_RIDGE = 1e-6
-_LARGEST = float(logit(1 - 1e-12))  # of |s|, so that p stays in [1e-12, 1 - 1e-12]
 
 
 class _Maps(Calibrator):
@@ -99,7 +105,7 @@ class PlattScaling(_Maps):
         positives = hit.sum()
         negatives = len(hit) - positives
         target = np.where(hit == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-        (a,), c = _logistic(s[:, None], target)
+        (a,), c = logistic(s[:, None], target)
         return float(a), c
 
     def _apply_map(self, learned: tuple[float, float], s: np.ndarray) -> np.ndarray:
@@ -137,24 +143,12 @@ class BetaCalibration(_Maps):
         n = len(hit)
         if hit.min() == hit.max():
             return 0.0, 0.0, float(logit((hit.sum() + 1) / (n + 2)))
-        x = _beta_features(s)
-        fits = []
-        for used in ([0, 1], [0], [1], []):
-            coefficients, c = np.zeros(2), float(logit(hit.mean()))
-            if used:
-                coefficients[used], c = _logistic(x[:, used], hit)
-            margin = x @ coefficients + c
-            loss = -log_expit(np.where(hit == 1, margin, -margin)).mean() + _RIDGE / 2 * (coefficients**2).sum()
-            if (coefficients >= 0).all():
-                fits.append((float(loss), float(coefficients[0]), float(coefficients[1]), c))
-                if len(used) == 2:
-                    break
-        _, a, b, c = min(fits)
-        return a, b, c
+        (a, b), c = increasing_logistic(beta_features(s), hit)
+        return float(a), float(b), c
 
     def _apply_map(self, learned: tuple[float, float, float], s: np.ndarray) -> np.ndarray:
         a, b, c = learned
-        return expit(_beta_features(s) @ np.array([a, b]) + c)
+        return expit(beta_features(s) @ np.array([a, b]) + c)
 
     def _write_map(self, learned: tuple[float, float, float]) -> dict[str, Any]:
         return dict(zip("abc", learned, strict=True))
@@ -192,9 +186,7 @@ class IsotonicCalibration(_Maps):
         check_choice("mode", self.mode, MODES)
 
     def _fit_map(self, s: np.ndarray, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        from sklearn.isotonic import IsotonicRegression
-
-        fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(expit(s), hit)
+        fitted = isotonic(expit(s), hit)
         return fitted.X_thresholds_, fitted.y_thresholds_
 
     def _apply_map(self, learned: tuple[np.ndarray, np.ndarray], s: np.ndarray) -> np.ndarray:
@@ -246,13 +238,8 @@ class HistogramBinning(_Maps):
 
     def _fit_map(self, s: np.ndarray, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         p = expit(s)
-        edges = np.arange(1, self.n_bins) / self.n_bins if self.strategy == "uniform" else self._equal_mass(p)
-        index = np.searchsorted(edges, p)
-        count = np.bincount(index, minlength=len(edges) + 1)
-        hits = np.bincount(index, weights=hit, minlength=len(edges) + 1)
-        bounds = np.concatenate([[0], edges, [1]])
-        centre = (bounds[:-1] + bounds[1:]) / 2
-        return edges, np.where(count > 0, hits / np.maximum(count, 1), centre)
+        edges = uniform_edges(self.n_bins) if self.strategy == "uniform" else self._equal_mass(p)
+        return edges, bin_means(edges, p, hit)
 
     def _equal_mass(self, p: np.ndarray) -> np.ndarray:
         ordered = np.sort(p)
@@ -294,28 +281,3 @@ def _spread(z: np.ndarray, confidence: np.ndarray) -> np.ndarray:
     p = softmax(others, axis=1) * (1 - confidence)[:, None]
     np.put_along_axis(p, top, confidence[:, None], axis=1)
     return p
-
-
-def _beta_features(s: np.ndarray) -> np.ndarray:
-    """(N, 2): ln p and -ln(1 - p)."""
-    s = np.clip(s, -_LARGEST, _LARGEST)
-    return np.stack([log_expit(s), -log_expit(-s)], axis=1)
-
-
-def _logistic(x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
-    """Coefficients and intercept that fit sigmoid(x·w + c) to targets in [0, 1], by mean log-loss + _RIDGE |w|²/2.
-
-    The targets are of both kinds, or strictly between 0 and 1.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    # A target t is a row of each label with the weights t and 1 - t. The solver gets features of size 1. So does the
-    # ridge where they are smaller, lest it should matter there.
-    scale = max(float(np.abs(x).max()), 1e-12)
-    penalty = _RIDGE * len(x) / min(max(scale, 1), 1e6) ** 2
-    weight = np.concatenate([target, 1 - target])
-    kept = weight > 0
-    label = np.repeat([1, 0], len(x))[kept]
-    fitted = LogisticRegression(C=1 / penalty, solver="newton-cholesky", tol=1e-10, max_iter=1000)
-    fitted.fit(np.concatenate([x, x])[kept] / scale, label, weight[kept])
-    return fitted.coef_[0] / scale, float(fitted.intercept_[0])

@@ -10,7 +10,11 @@ __getattr__, __dir__, __all__ = attach(
         "perceptron": ["batch_perceptron", "logistic_gd"],
         "factored": ["factored_step"],
         "langevin": ["sgld"],
-        "mixing": ["mixup"],
-        "self_targets": ["SelfTargets"],
+        "mixing": ["fit_mixup", "mixup"],
+        "mutual": ["Pair", "mutual_loss"],
+        "self_targets": ["SelfDistillation", "SelfTargets"],
+        "cape": ["fit_cape"],
+        "zoo": ["Zoo", "model_zoo"],
+        "budget": ["budget_sweep"],
     },
 )

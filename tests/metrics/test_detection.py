@@ -343,6 +343,19 @@ def test_fixed_does_not_see_a_class_rescored_and_pool_does():
     assert capped[0] != capped[1]
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), cap=st.integers(1, 30), share=st.integers(1, 60))
+def test_fixed_cannot_be_gamed_by_any_increasing_change_of_a_class(seed, cap, share):
+    """Whatever is demoted of a class as a whole below a rank, or stretched: AP-Fixed is the same number."""
+    scores, labels, _, flags, n_gt = ranked(seed)
+    n_gt = n_gt + 1
+    rank = np.array([((labels == k) & (scores > s)).sum() for s, k in zip(scores, labels, strict=True)])
+    stretch = np.random.default_rng(seed).uniform(0.2, 5, 4)[labels]
+    expected = metrics.ap_fixed(scores, labels, flags, n_gt, max_per_class=cap)
+    for changed in (scores - (rank >= share), scores**stretch - 2 * labels):
+        assert metrics.ap_fixed(changed, labels, flags, n_gt, max_per_class=cap) == expected
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), cap=st.integers(1, 20))
 def test_caps(seed, cap):

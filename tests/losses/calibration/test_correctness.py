@@ -138,3 +138,16 @@ def test_bad_temperature_is_refused(temperature, message):
     logits, target = batch()
     with pytest.raises(ValueError, match=message):
         losses.correctness_aware(logits, target, temperature=temperature)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_expectation_is_distance_to_the_chance_of_being_right_plus_noise(seed):
+    """E (c - a)² = E (c - q)² + E q (1 - q): both outcomes of each row, weighed by their chances."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(40, 3, dtype=torch.float64, generator=generator)
+    q = torch.rand(40, dtype=torch.float64, generator=generator)
+    top = logits.argmax(dim=1)
+    right, wrong = (losses.correctness_aware(logits, target, reduction="none") for target in (top, (top + 1) % 3))
+    c = logits.softmax(dim=1).amax(dim=1)
+    expected = (c - q).square().mean() + (q * (1 - q)).mean()
+    torch.testing.assert_close((q * right + (1 - q) * wrong).mean(), expected)
