@@ -26,7 +26,8 @@ KINDS = (
 def from_dict(d: Any) -> Calibrator:
     """The fitted calibrator that `to_dict` wrote, from the JSON types it holds.
 
-    Nothing in `d` is executed or imported by name: `kind` is one of nine words.
+    Nothing in `d` is executed or imported by name: `kind` is one of nine words. The parameters of `TemperatureScaling`
+    may be `{}`, which is its default objective.
 
     Raises:
         ValueError: an unknown kind, a missing or unknown field, a wrong length or type, a number that is NaN, infinite
@@ -36,7 +37,10 @@ def from_dict(d: Any) -> Calibrator:
     check_choice("kind", d["kind"], KINDS)
     num_classes = checks.whole("num_classes", d["num_classes"], 2)
     kind = getattr(calibrators, d["kind"])
-    parameters = read_fields("parameters", d["parameters"], set(kind().get_params()))
+    parameters = d["parameters"]
+    # A temperature does the same whatever objective chose it; other parameters change what a map does.
+    if not (kind is calibrators.TemperatureScaling and parameters == {}):
+        read_fields("parameters", parameters, set(kind().get_params()))
     calibrator = kind(**parameters)
     calibrator._check_parameters()
     calibrator._set_state(d["fitted"], num_classes)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lossbook.data import cifar, fetch
+from lossbook.data._arrays import stored_array
 from lossbook.data.dataset import DataError
 from lossbook.data.registry import data_root
 
@@ -92,7 +93,7 @@ def label_error_set(name: str, *, root: str | os.PathLike[str] | None = None, do
         ValueError: there is no such set.
         DataError: a file is missing or not what it should be; the message names the file.
 
-    Source: https://github.com/cleanlab/label-errors (Apache 2.0); arXiv 2103.14749, section 4 and tables 1 and 2.
+    Source: https://github.com/cleanlab/label-errors (Apache 2.0), the files of arXiv 2103.14749.
     """
     if name not in LABEL_ERROR_SETS:
         raise ValueError(f"name must be one of {', '.join(LABEL_ERROR_SETS)}, but is {name!r}")
@@ -146,18 +147,15 @@ def _file(name: str, root: str | os.PathLike[str] | None, download: bool) -> Pat
 
 
 def _array(path: Path, kinds: str, dimensions: int) -> np.ndarray:
-    try:
-        # Mapped, so that a header which announces more than the file holds is refused before memory is taken for it.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    # What NumPy raises on a damaged header is not documented.
-    except Exception as error:
-        raise DataError(f"{path} cannot be read as a .npy file without pickles: {error}") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds or array.ndim != dimensions or not array.size:
-        what = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+    array = stored_array(path)
+    if array.dtype.kind not in kinds or len(array.shape) != dimensions or not array.nbytes:
         wanted = "floating-point" if kinds == "f" else "whole"
         shape = "(N, K)" if dimensions == 2 else "(N,)"
-        raise DataError(f"{path} must hold {wanted} numbers of shape {shape}, but holds {what}")
-    return np.array(array)
+        raise DataError(
+            f"{path} must hold {wanted} numbers of shape {shape}, but holds {array.dtype} of shape {array.shape}"
+        )
+    (values,) = array.blocks(array.shape[0])
+    return values
 
 
 def _probabilities(path: Path) -> np.ndarray:

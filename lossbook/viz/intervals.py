@@ -57,7 +57,9 @@ def interval_plot(
     ax.plot(arrays["value"], place, "o", color=_POINT, markersize=5.5, label="measured")
     if marks is not None:
         ax.plot(arrays["marks"], place, "|", color=_MARK, markersize=13, markeredgewidth=2, label=mark_label)
-    ax.set(yticks=place, yticklabels=list(names), ylim=(len(names) - 0.5, -0.5), xlabel=xlabel)
+    # A dollar sign is one, and starts no formula.
+    labels = [str(name).replace("$", r"\$") for name in names]
+    ax.set(yticks=place, yticklabels=labels, ylim=(len(names) - 0.5, -0.5), xlabel=xlabel)
     ax.grid(axis="y", visible=False)
     # Above the rows, where no row can be.
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize="small", frameon=False, borderaxespad=0.2)

@@ -233,6 +233,18 @@ def test_bad_heads_are_refused(change, message):
         from_dict({**good, **change})
 
 
+def test_a_temperature_needs_no_saved_objective():
+    logits, y = problem()
+    good = TemperatureScaling(objective="brier").fit(logits, y)
+    read = from_dict({**good.to_dict(), "parameters": {}})
+    assert read.objective == "nll"
+    np.testing.assert_array_equal(read.predict_proba(logits), good.predict_proba(logits))
+    with pytest.raises(ValueError, match="parameters must be an object, but is None"):
+        from_dict({**good.to_dict(), "parameters": None})
+    with pytest.raises(ValueError, match="parameters has no field 'mode'"):
+        from_dict({**IsotonicCalibration().fit(logits, y).to_dict(), "parameters": {}})
+
+
 def test_not_an_object_is_refused():
     with pytest.raises(ValueError, match=r"calibrator must be an object, but is \[\]"):
         from_dict([])

@@ -39,3 +39,9 @@ def test_rows_from_the_top() -> None:
 def test_bad_input(names, value, low, high, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         interval_plot(names, value, low, high)
+
+
+def test_a_dollar_sign_starts_no_formula() -> None:
+    ax = interval_plot(["$5 to $10", "a_$x^{$"], [0, 1], [0, 1], [0, 1])
+    ax.figure.canvas.draw()
+    assert [label.get_text() for label in ax.get_yticklabels()] == [r"\$5 to \$10", r"a_\$x^{\$"]

@@ -7,6 +7,8 @@ enough to fit calibrators on. The functions below turn its result into tables an
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from lossbook.book.audit.tally import FLOOR, MEASURES, Shadows, Sums, Tally, mea
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from lossbook.data import Predictions
 
@@ -84,6 +87,9 @@ def _audit(predictions: Predictions, n_bins: int, sample_rows: int, folds: int, 
     # Near an error of 0 the bootstrap corrects for less than half of the bias, and its interval would leave 0 out.
     noise = table.value <= table.floor_high
     table.loc[noise, "low"] = table.low[noise].clip(upper=0)
+    # Resamples of rows that are all right (or all wrong) never differ in it.
+    ends = _as_wide_as_noise(table.loc["overconfidence", ["value", "low", "high"]], tally.total()["bins"][:3])
+    table.loc["overconfidence", ["low", "high"]] = ends
     wanted = max(1, min(sample_rows, _SAMPLE_NUMBERS // k))
     scores, target, _ = predictions.sample(wanted, seed)
     probs = to_probabilities(scores, predictions.kind)
@@ -99,6 +105,22 @@ def to_probabilities(scores: NDArray[np.floating], kind: str) -> NDArray[np.floa
     from scipy.special import softmax
 
     return softmax(scores, axis=1) if kind == "logits" else scores
+
+
+def _as_wide_as_noise(interval: Iterable[float], sums: Tensor) -> tuple[float, float]:
+    """The ends of (confidence - share right, low, high); where noise explains the value, as far from it as noise goes.
+
+    Args:
+        interval: the value and its bootstrap interval.
+        sums: (3, B) of 1, c and a over bins. A calibrated model's Σ (c - a) has the variance Σ c (1 - c), which the
+            means of the bins bound from above.
+    """
+    value, low, high = interval
+    n, c, _ = sums[:, sums[0] > 0]
+    reach = 1.96 * float((c * (1 - c / n)).clamp_min(0).sum()) ** 0.5 / float(n.sum())
+    if abs(value) > reach:
+        return low, high
+    return min(low, max(value - reach, -1)), max(high, min(value + reach, 1))
 
 
 def direction(audit: Audit) -> str:
@@ -119,19 +141,23 @@ def verdict(audit: Audit) -> list[str]:
     gap, low, high = m.loc["overconfidence", ["value", "low", "high"]]
     told = (
         f"It is right in {m.value['accuracy']:.1%} of {audit.rows:,} rows and says {m.value['mean confidence']:.1%} "
-        f"on average: {_points(gap)} [{_points(low)}, {_points(high)}]."
+        f"on average: {100 * gap:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]."
     )
     headline = {
         "overconfident": "**The model is overconfident.**",
         "underconfident": "**The model is underconfident.**",
-        "neither": "**On average, the model is neither over- nor underconfident.**",
+        "neither": "**On average, the model is neither over- nor underconfident.**"
+        if abs(gap) < _SLIGHT
+        else "**These rows do not show whether the model is over- or underconfident.**",
     }[direction(audit)]
     sentences = [f"{headline} {told}"]
     ece, floor, most = m.loc["ECE", ["value", "floor", "floor_high"]]
     if ece <= most:
         found = "no more than noise: the rows show no miscalibration that bins can see"
+    elif ece < 3 * floor or floor == 0:  # 0: every confidence is 1
+        found = "more than noise explains"
     else:
-        found = "more than noise explains" if ece < 3 * floor else f"{ece / floor:.0f} times what noise explains"
+        found = f"{min(ece / floor, 1000):,.0f} times what noise explains" + " or more" * (ece > 1000 * floor)
     sentences.append(
         f"The calibration error (ECE) is {ece:.4f}. A calibrated model with these confidences would show {floor:.4f} "
         f"on as many rows, so this is {found}."
@@ -148,6 +174,10 @@ def _advice(audit: Audit) -> str:
     gain, error = row["gain"], row["gain ±"]
     text = f"log-loss {before['log-loss']:.4f} to {row['log-loss']:.4f}, ECE {before['ECE']:.4f} to {row['ECE']:.4f}"
     if gain <= error:
+        better = [f"*{name}*" for name, other in table.iterrows() if other["gain"] > other["gain ±"]]
+        if better:
+            found = f"{', '.join(better)} gains more than chance, but not clearly more than *{best}*, which is simpler"
+            return f"{found} and is saved: on rows that it was not fitted on, {text}. This may be chance."
         return (
             f"No calibrator gains more than chance. The simplest of the best, *{best}*, is saved all the same: on rows "
             f"that it was not fitted on, {text}."
@@ -172,15 +202,16 @@ def _warnings(audit: Audit) -> list[str]:
     total = audit.tally.total()
     absent = [name for name, n in zip(audit.predictions.class_names, total["support"], strict=True) if n == 0]
     if absent:
-        shown = ", ".join(absent[:5]) + (" …" if len(absent) > 5 else "")
+        shown = ", ".join(map(literal, absent[:5])) + (" …" if len(absent) > 5 else "")
         found.append(f"{len(absent)} of {len(total['support'])} classes have no row with their label: {shown}.")
     if audit.comparison:
         found += [f"*{name}* was not tried: {why}." for name, why in audit.comparison.left_out.items()]
     return found
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f} points"
+def literal(text: str) -> str:
+    """A name from a file for a Markdown sentence, in which none of its signs means anything."""
+    return re.sub(r"[^\w .,:-]|_", lambda sign: f"&#{ord(sign[0])};", text)
 
 
 def class_table(audit: Audit, *, n_resamples: int = 200, seed: int = 0) -> pd.DataFrame:
@@ -200,14 +231,15 @@ def class_table(audit: Audit, *, n_resamples: int = 200, seed: int = 0) -> pd.Da
             return (confidence - right) / n
 
     total = audit.tally.total()
-    n, confidence, right = total["predicted"].view(3, k, -1).sum(dim=2).numpy()
+    predicted = total["predicted"].view(3, k, -1)
+    n, confidence, right = predicted.sum(dim=2).numpy()
     support = total["support"].numpy()
     drawn = np.array([gap(sums) for sums in audit.tally.resamples(n_resamples, seed)])
     value = gap(total)
     seen = ~np.isnan(drawn).any(axis=0)  # too few rows for an interval where a resample has none
     ends = np.full((k, 2), np.nan)
     for i in np.flatnonzero(seen):
-        ends[i] = reflected(value[i], drawn[:, i], -1, 1)
+        ends[i] = _as_wide_as_noise((value[i], *reflected(value[i], drawn[:, i], -1, 1)), predicted[:, i])
     with np.errstate(invalid="ignore", divide="ignore"):
         table = pd.DataFrame(
             {
@@ -253,6 +285,7 @@ def save(audit: Audit, folder: str | Path) -> None:
         "classes": audit.predictions.num_classes,
         "kind": audit.predictions.kind,
         "direction": direction(audit),
+        "verdict": verdict(audit),
         "measures": _plain(audit.measures.drop(columns="meaning")),
         "calibrators": _plain(audit.comparison.table) if audit.comparison else {},
         "best": audit.comparison.best if audit.comparison else None,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NOTEBOOKS = Path(__file__).resolve().parents[3] / "notebooks"
 REPORT = "report.html"
+RESULTS = (REPORT, "report.ipynb", "numbers.json", "classes.csv", "calibrator.json")
 
 
 def audit_calibration(
@@ -59,6 +60,8 @@ def audit_calibration(
     for path in (predictions, *([labels] if labels else [])):
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
+    # The kernel of the notebook works in a folder of its own.
+    out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".audit-", dir=out) as folder:
         results = Path(folder) / "results"
@@ -81,20 +84,18 @@ def audit_calibration(
             raise RunError(sentence if is_data else f"the audit of {predictions} failed at {cell}")
         shutil.copy2(result.executed, results / "report.ipynb")
         _write_page(results / "report.ipynb", results / REPORT, predictions.name)
+        for name in RESULTS:
+            if not (results / name).exists():
+                (out / name).unlink(missing_ok=True)
         for path in sorted(results.iterdir()):
             os.replace(path, out / path.name)
     return out / REPORT
 
 
 def findings(folder: Path) -> str:
-    """The audit's `numbers.json` in one sentence, for the terminal."""
+    """The audit's main sentences, for the terminal: what is off, whether it is noise, which calibrator helps."""
     found = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
-    value = {name: measure["value"] for name, measure in found["measures"].items()}
-    sentence = "neither over- nor underconfident on average" if found["direction"] == "neither" else found["direction"]
-    return (
-        f"{found['file']}: {sentence}. Accuracy {value['accuracy']:.1%}, mean confidence "
-        f"{value['mean confidence']:.1%}, ECE {value['ECE']:.4f}; best calibrator: {found['best'] or 'none'}."
-    )
+    return "\n".join([f"{found['file']}:", *(sentence.replace("*", "") for sentence in found["verdict"][:3])])
 
 
 def _write_page(notebook: Path, page: Path, name: str) -> None:
@@ -143,6 +144,16 @@ def calibrate(calibrator: Path, predictions: Path, out: Path) -> int:
     read = read_predictions(predictions, with_labels=False)
     if read.num_classes != len(names):
         raise ValueError(f"{predictions} has {read.num_classes} classes, but {calibrator} is for {len(names)}")
+    # Names that only count say nothing of the order of the columns.
+    counted = tuple(map(str, range(len(names))))
+    if names != read.class_names and counted not in (names, read.class_names):
+        k = next(i for i, name in enumerate(names) if name != read.class_names[i])
+        raise ValueError(
+            f"{predictions} has class {read.class_names[k]!r} in column {k} of its scores, but {calibrator} has "
+            f"{names[k]!r} there: give the columns the same order and names"
+        )
+    if out.exists() and out.samefile(predictions):
+        raise ValueError(f"{out} is the file of predictions itself: give another name for the result")
     first, _ = next(read.chunks(1))
     part = out.with_name(f".{out.name}.part")
     try:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NONE = "as it is"
 _MATRIX_CLASSES = 30  # K² + K numbers to fit: beyond, they take minutes and learn noise
+_VECTOR_ROWS = 10  # rows a class; where the classes are many and the rows fewer, so do the 2K numbers of vector scaling
 _ONE_VS_REST_CLASSES = 200
 _COMPARED = ("accuracy", "Brier score", "smooth ECE", "classwise ECE")
 _FORMAT, _VERSION = "lossbook-calibrator", 1
@@ -81,7 +82,7 @@ def compare(
         seed: of the folds.
 
     Raises:
-        ValueError: too few rows for the folds, labels of one class only.
+        ValueError: too few rows for the folds, labels of one class only, no prediction that is wrong.
     """
     import pandas as pd
     from sklearn.model_selection import KFold
@@ -92,9 +93,13 @@ def compare(
         raise ValueError(f"{n} rows are too few for {folds} folds")
     if len(np.unique(target)) < 2:
         raise ValueError(f"all labels are {target[0]}: a calibrator needs at least two classes")
+    if (probs.argmax(axis=1) == target).all():
+        raise ValueError("every prediction is right, and without a mistake any calibrator that is surer seems better")
     z = log_probabilities(probs)
     split = list(KFold(folds, shuffle=True, random_state=seed).split(z))
     tried, left_out = candidates(num_classes)
+    if num_classes > _MATRIX_CLASSES and n < _VECTOR_ROWS * num_classes and tried.pop("vector", None):
+        left_out["vector"] = f"it would fit {2 * num_classes:,} numbers to {n:,} rows"
     before = _Judged(np.asarray(probs, dtype=np.float64), target, n_bins, seed)
     judged = {NONE: before}
     for name, calibrator in tried.items():

@@ -57,8 +57,7 @@ class Tally:
         self.n_bins = checks.whole("n_bins", n_bins, 1)
         self.rows = 0
         self.floored = 0
-        per_group = 8 * (4 * n_bins + 1) * num_classes
-        self.groups = min(checks.whole("rows", rows, 1), groups, max(20, _BYTES // per_group))
+        self.groups = min(checks.whole("rows", rows, 1), groups, max(20, _affordable_groups(num_classes, n_bins)))
         self._own = rows == self.groups
         self._seed = seed
         zeros = lambda *shape: torch.zeros(self.groups, *shape, dtype=torch.float64)  # noqa: E731
@@ -163,6 +162,10 @@ class _Resample(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._sums)
+
+
+def _affordable_groups(num_classes: int, n_bins: int) -> int:
+    return _BYTES // (8 * (4 * n_bins + 1) * num_classes)
 
 
 def _check_width(probs: Tensor, num_classes: int) -> None:
@@ -293,10 +296,13 @@ class Shadows:
     """
 
     def __init__(self, num_classes: int, rows: int, *, n_bins: int = 15, seed: int = 0) -> None:
-        # Many rows make little noise, and one draw costs as much time as the predictions themselves.
+        # One draw costs as much time as the predictions themselves. Of many rows fewer are drawn, and the rest made of
+        # those: noise is as likely as its opposite, in each group of rows apart.
         n = max(1, min(_SHADOWS, _SHADOW_CELLS // (rows * num_classes)))
-        self.tallies = [Tally(num_classes, rows, n_bins=n_bins, groups=1) for _ in range(n)]
+        groups = 1 if n == _SHADOWS else max(2, min(_GROUPS, _affordable_groups(num_classes, n_bins)) // n)
+        self.tallies = [Tally(num_classes, rows, n_bins=n_bins, groups=groups, seed=seed) for _ in range(n)]
         self._generators = [np.random.default_rng([seed, i]) for i in range(n)]
+        self._signs = np.random.default_rng([seed, n])
 
     def add(self, probs: NDArray[np.floating]) -> None:
         """Add (n, K) probabilities."""
@@ -307,6 +313,19 @@ class Shadows:
 
     def floor(self) -> dict[str, tuple[float, float]]:
         """Each error of `MEASURES`: its mean and its largest value over the draws."""
-        totals = [tally.total() for tally in self.tallies]
+        totals: list[Sums] = [tally.total() for tally in self.tallies]
+        for i in range(len(totals), _SHADOWS):
+            tally = self.tallies[i % len(self.tallies)]
+            totals.append(_mirrored(tally.sums, torch.from_numpy(self._signs.choice([-1.0, 1.0], tally.groups))))
         drawn = {m.name: [m.value(total) for total in totals] for m in MEASURES if m.is_error}
         return {name: (float(np.mean(values)), max(values)) for name, values in drawn.items()}
+
+
+def _mirrored(sums: Sums, signs: Tensor) -> Sums:
+    """The sums that errors are made of, with the noise a - c of each group times its sign."""
+    found = {"losses": sums["losses"].sum(dim=0), "support": sums["support"].sum(dim=0)}
+    found["gap"] = signs @ sums["gap"]
+    for name in ("bins", "fine", "predicted"):
+        n, c, a = sums[name][:, :3].unbind(dim=1)
+        found[name] = torch.stack((n.sum(dim=0), c.sum(dim=0), c.sum(dim=0) + signs @ (a - c)))
+    return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +138,47 @@ def test_real_predictions(shared_data: Path, name: str, word: str) -> None:
     read = read_predictions(folder / f"{name}_test_set_pyx.npy", labels=folder / f"{name}_test_set_original_labels.npy")
     found = audits.audit(read, sample_rows=500)
     assert audits.direction(found) == word
+
+
+def test_rows_that_are_all_right_prove_nothing(tmp_path: Path) -> None:
+    """Resamples of them do not differ, but 12 of 20 calibrated models would show as much."""
+    p = np.repeat([[0.95, 0.05], [0.05, 0.95]], 10, axis=0)
+    found = audit_of(tmp_path, np.log(p), p.argmax(axis=1))
+    assert audits.direction(found) == "neither"
+    low, high = found.measures.loc["overconfidence", ["low", "high"]]
+    assert (low, high) == pytest.approx((-0.05 - 1.96 * (0.0475 / 20) ** 0.5, -0.05 + 1.96 * (0.0475 / 20) ** 0.5))
+    classes = audits.class_table(found)
+    assert ((classes["gap low"] < 0) & (classes["gap high"] > 0)).all()
+    first, *_, advice, _ = audits.verdict(found)
+    assert "These rows do not show whether" in first
+    assert "No calibrator was tried: every prediction is right" in advice
+
+
+@pytest.mark.parametrize("huge", [False, True])
+def test_confidences_of_exactly_1(tmp_path: Path, huge: bool) -> None:
+    """No noise at all: nothing is divided by it."""
+    z, y = draw(300, 1.0)
+    np.savez(tmp_path / "p.npz", **({"logits": 1e4 * z} if huge else {"probs": np.eye(4)[z.argmax(axis=1)]}), labels=y)
+    found = audits.audit(read_predictions(tmp_path / "p.npz"))
+    assert audits.direction(found) == "overconfident"
+    assert "more than noise explains" in audits.verdict(found)[1]
+    audits.save(found, tmp_path)
+
+
+def test_what_gains_is_said_when_a_simpler_one_is_kept(overconfident: audits.Audit) -> None:
+    assert overconfident.comparison is not None
+    table = overconfident.comparison.table.copy()
+    table[["gain", "gain ±"]] = 0.0
+    table.loc["temperature", "gain ±"] = table.loc["vector", "gain"] = 0.1
+    changed = replace(overconfident, comparison=replace(overconfident.comparison, table=table))
+    assert "*vector* gains more than chance, but not clearly more than *temperature*" in audits.verdict(changed)[2]
+
+
+def test_names_of_classes_are_text(tmp_path: Path) -> None:
+    z, y = draw(60, 1.0, k=3)
+    names = ["cat", "dog", "<b>_$x"]
+    pd.DataFrame(z, columns=names).assign(label=y % 2).to_csv(tmp_path / "p.csv", index=False)
+    found = audits.audit(read_predictions(tmp_path / "p.csv"))
+    [sentence] = [s for s in audits.verdict(found) if "have no row" in s]
+    assert sentence.endswith(": &#60;b&#62;&#95;&#36;x.")
+    assert html.unescape(sentence).endswith(": <b>_$x.")

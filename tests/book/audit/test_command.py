@@ -43,7 +43,7 @@ def test_an_audit_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     (out / "notes.txt").write_text("keep me")
     assert _main(["audit", "calibration", "--predictions", str(tmp_path / "mine.npz"), "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "mine.npz: overconfident. Accuracy" in said
+    assert "mine.npz:\nThe model is overconfident. It is right in" in said
     assert str(out / "report.html") in said.replace("\n", "")
     files = {path.name for path in out.iterdir()}
     assert files == {
@@ -147,3 +147,41 @@ def test_the_page_asks_for_nothing(tmp_path: Path) -> None:
     assert "secret" not in page
     assert 'src="http' not in page
     assert "a &lt;b&gt;.npy" in page
+
+
+def test_columns_in_another_order_are_refused(
+    tmp_path: Path, calibrator: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pd.DataFrame(softmax(draw(20)[0]), columns=["dog", "cat", "eel"]).to_csv(tmp_path / "p.csv", index=False)
+    command = ["calibrate", "--calibrator", str(calibrator), "--predictions", str(tmp_path / "p.csv")]
+    assert _main([*command, "--out", str(tmp_path / "q.npy")]) == 1
+    assert "has class 'dog' in column 0 of its scores, but" in capsys.readouterr().err
+    assert not (tmp_path / "q.npy").exists()
+
+
+def test_the_predictions_are_not_overwritten(
+    tmp_path: Path, calibrator: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "p.npy", draw(20)[0])
+    before = (tmp_path / "p.npy").read_bytes()
+    path = str(tmp_path / "p.npy")
+    assert _main(["calibrate", "--calibrator", str(calibrator), "--predictions", path, "--out", path]) == 1
+    assert "is the file of predictions itself" in capsys.readouterr().err
+    assert (tmp_path / "p.npy").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_relative_folder_and_results_of_an_earlier_audit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three rows: no calibrator, so that of the audit before must not stay beside the new report."""
+    monkeypatch.chdir(tmp_path)
+    z, _ = draw(3)
+    np.savez("my file.npz", logits=z, labels=[0, 1, 2])
+    Path("old report").mkdir()
+    (Path("old report") / "calibrator.json").write_text("of an earlier audit")
+    assert _main(["audit", "calibration", "--predictions", "my file.npz", "--out", "old report"]) == 0
+    assert "No calibrator was tried" in capsys.readouterr().out
+    assert {path.name for path in Path("old report").iterdir()} == {
+        "report.html", "report.ipynb", "numbers.json", "classes.csv",
+    }  # fmt: skip
