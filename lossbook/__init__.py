@@ -7,6 +7,7 @@ from lossbook._lazy import attach
 __version__ = "0.1.0"
 
 _SUBPACKAGES = [
+    "adapt",
     "attacks",
     "book",
     "calibrators",

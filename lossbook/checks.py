@@ -86,6 +86,44 @@ def whole(name: str, value: object, low: int, high: float = float("inf")) -> int
     return int(value)
 
 
+def matrix(
+    name: str, value: Tensor, shape: str = "(N, d)", *, rows: int | None = None, columns: int | None = None
+) -> None:
+    """Refuse what is not a floating-point matrix of finite numbers, not empty, with this many rows and columns.
+
+    shape is how the sentence writes it where a number of rows or columns is open.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, but is {type(value).__name__}")
+    left, right = shape.strip("()").split(", ")
+    wanted = f"({rows or left}, {columns or right})"
+    fits = value.dim() == 2 and value.numel() > 0 and rows in (None, len(value)) and columns in (None, value.shape[1])
+    if not fits or not value.is_floating_point():
+        raise ValueError(
+            f"{name} must be floating point of shape {wanted}, but is {value.dtype} of shape {tuple(value.shape)}"
+        )
+    finite(name, value)
+
+
+def labels(name: str, value: Tensor, rows: int, num_classes: int | None = None) -> Tensor:
+    """value as int64; refuses what is not one integer in [0, num_classes), by default from 0 on, for each row."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, but is {type(value).__name__}")
+    if value.shape != (rows,) or value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise ValueError(
+            f"{name} must hold one integer label for each of the {rows} rows, but is {value.dtype} of shape "
+            f"{tuple(value.shape)}"
+        )
+    value = value.long()
+    if not can_read(value):
+        return value
+    bad = value < 0 if num_classes is None else (value < 0) | (value >= num_classes)
+    if bad.any():
+        known = "labels start at 0" if num_classes is None else f"there are {num_classes} classes"
+        raise ValueError(f"{name} has label {int(value[bad][0])}, but {known}")
+    return value
+
+
 def scores_and_target(scores: Tensor, target: Tensor) -> None:
     """Check what a loss of two classes takes: `scores (N,)` float, `target (N,)` of 0 and 1 in any real dtype.
 

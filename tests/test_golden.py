@@ -20,7 +20,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lossbook.layers import FactoredOutput
+from lossbook import losses
+from lossbook.layers import FactoredOutput, HyperbolicMLR, ToPoincare
 from lossbook.metrics import calibration, collapse
 from lossbook.theory import inductive_bias
 from lossbook.theory.collapse import mse_singular_values
@@ -95,12 +96,24 @@ def inductive_bias_tail(**arguments: float) -> dict[str, float]:
     }
 
 
+def hyp_oc(**arguments: Any) -> Any:
+    """The layers' case has the 1e-5 in the denominator of the Möbius sum that `eps` is there for."""
+    if "points" in arguments:
+        return losses.pairwise_confusion(**arguments)
+    features, normals, offsets = (arguments[name] for name in ("features", "normals", "offsets"))
+    points = ToPoincare(features.shape[1], c=arguments["c"], clip_radius=arguments["clip_radius"])(features)
+    classifier = HyperbolicMLR(features.shape[1], len(normals), c=arguments["c"], eps=1e-5).double()
+    classifier.load_state_dict({"normals": normals, "offsets": offsets})
+    return {"points": points, "logits": classifier(points)}
+
+
 # file key -> function of the case's args and kwargs, returning what `expected["value"]` holds
 ADAPTERS: dict[str, Callable[..., Any]] = {
     "calibration-toolkit": calibration_toolkit,
     "deep-linear-collapse": deep_linear_collapse,
     "factored-output": factored_output,
     "gaussian-nb": gaussian_nb,
+    "hyp-oc": hyp_oc,
     "inductive-bias": inductive_bias_tail,
 }
 
@@ -179,10 +192,12 @@ def test_a_wrong_number_fails(key: str) -> None:
     """The comparison can fail: every expected number, off by a thousandth, is noticed."""
     document = json.loads((Path(__file__).parent / "golden" / f"{key}.json").read_text())
     for case in document["cases"]:
-        wrong = copy.deepcopy(case)
-        value = wrong["expected"]["value"]
-        for name in value if isinstance(value, dict) else range(len(value)):
-            off = copy.deepcopy(wrong)
-            off["expected"]["value"][name] = (1.001 * torch.tensor(value[name], dtype=torch.float64)).tolist()
+        value = case["expected"]["value"]
+        several = isinstance(value, dict | list)
+        numbers = value if several else case["expected"]
+        for name in ["value"] if not several else value if isinstance(value, dict) else range(len(value)):
+            off = copy.deepcopy(case)
+            inside = off["expected"]["value"] if several else off["expected"]
+            inside[name] = (1.001 * torch.tensor(numbers[name], dtype=torch.float64)).tolist()
             with pytest.raises(AssertionError):
                 check(ADAPTERS[key], off)

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = attach(
         "synthetic": ["anisotropic_gaussians", "risk_from_score"],
         "detections": ["Detections", "toy_detections"],
         "people": ["LabelErrors", "Verdicts", "cifar10h", "label_error_set"],
+        "contexts": ["ContextualDigits", "contextual_digits"],
         "bags": ["make_bags", "private_bag_means"],
         "predictions": ["Predictions", "read_predictions"],
         "idx": [],

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lossbook import checks
 from lossbook.data import _checks
+from lossbook.data.contexts import contextual_digits as contextual_digits
 from lossbook.data.dataset import Split
 from lossbook.data.detections import toy_detections as toy_detections
 from lossbook.theory.posterior import gaussian_mixture_posterior

@@ -29,7 +29,10 @@ __getattr__, __dir__, __all__ = attach(
         ],
         "imbalance": ["anyloss", "soft_confusion"],
         "contrastive": ["info_nce"],
-        "retrieval": ["mann_whitney", "mann_whitney_in_batch"],
+        "metric": ["normalized_softmax"],
+        "retrieval": ["BackwardCompatible", "backward_compatible", "mann_whitney", "mann_whitney_in_batch"],
+        "hyperbolic": ["hyperbolic_cross_entropy", "pairwise_confusion"],
+        "selfsupervised": ["eckart_young"],
         "regression": ["bag_loss", "crossing_penalty", "pinball"],
         "calibration": [
             "brier",
@@ -39,7 +42,15 @@ __getattr__, __dir__, __all__ = attach(
             "focal_adaptive",
             "mmce_penalty",
         ],
-        "distillation": ["balanced_divergence", "forward_kl", "pskd", "reverse_kl"],
+        "distillation": [
+            "balanced_divergence",
+            "binary_kl",
+            "binary_kl_norm",
+            "forward_kl",
+            "norm_direction",
+            "pskd",
+            "reverse_kl",
+        ],
         "criterion": ["Criterion"],
     },
 )

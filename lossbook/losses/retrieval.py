@@ -1,17 +1,18 @@
-"""Losses of a ranking: every positive against every negative."""
+"""Losses of a ranking: every positive against every negative; and of a new embedding that must rank an old gallery."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import cosine_similarity, logsigmoid, normalize
 
 from lossbook import checks
 from lossbook.losses._pair_sums import softplus_sums
 from lossbook.losses.contrastive import square
+from lossbook.losses.surrogate.family import cross_entropy
 
 # Up to here the pairs are written out, which torch differentiates any number of times, maps and compiles.
 _FEW_PAIRS = 2**18
@@ -107,6 +108,102 @@ def mann_whitney_in_batch(
     if len(negatives) == 0:
         raise ValueError("there are no negatives: sim has one row, and extra_neg is empty")
     return mann_whitney(sim.diagonal(), negatives, temperature=temperature, reduction=reduction)
+
+
+class BackwardCompatible(NamedTuple):
+    """What `backward_compatible` sums up: total, and its four terms as they are before their factors."""
+
+    total: Tensor
+    classification: Tensor  #: CE(logits, y)
+    to_new: Tensor  #: 1 - mean cos(φ', f), in [0, 2]
+    to_old: Tensor  #: 1 - mean cos(φ_old, v), in [0, 2]
+    old_classifier: Tensor  #: CE(v/|v| W_oldᵀ, y); 0 without a W_old
+
+
+def backward_compatible(
+    logits: Tensor,
+    target: Tensor,
+    features: Tensor,
+    new_features: Tensor,
+    compatible: Tensor,
+    old_features: Tensor,
+    *,
+    old_weight: Tensor | None = None,
+    new_factor: float | Tensor = 1.0,
+    old_factor: float | Tensor = 1.0,
+    classifier_factor: float | Tensor = 1.0,
+) -> BackwardCompatible:
+    """BT²: be a good classifier, keep what an independent new model knows, and lie where the old model put things.
+
+        total = CE(logits, y) + λ_1 (1 - mean cos(φ', f)) + λ_3 (1 - mean cos(φ_old, v)) + λ_2 CE(v/|v| W_oldᵀ, y)
+
+    φ', φ_old and W_old are constants: no gradient reaches them.
+
+    Args:
+        logits: `(N, K)` of the new model's head on f.
+        target: `(N,)` integers in [0, K).
+        features: f `(N, d')`, which imitate φ'.
+        new_features: φ' `(N, d')`, of a new model trained without regard for the old one.
+        compatible: v `(N, d)`, the first block of `layers.BasisTransformation`.
+        old_features: φ_old `(N, d)`, of the old model.
+        old_weight: W_old `(K_old, d)`, the old classifier, of the first K_old of the K classes, or None. Rows of the
+            classes that it does not know count for nothing in its term.
+        new_factor, old_factor, classifier_factor: λ_1, λ_3, λ_2, at least 0. The paper's code has 1, 10 and 10.
+
+    Returns:
+        `BackwardCompatible`, scalars: means over the rows.
+
+    Raises:
+        TypeError, ValueError: an argument is refused; the sentence names it.
+
+    Source: Zhou et al. 2022 (arXiv 2211.03989); the last term alone is BCT's (Shen et al. 2020).
+    """
+    for name, factor in (
+        ("new_factor", new_factor),
+        ("old_factor", old_factor),
+        ("classifier_factor", classifier_factor),
+    ):
+        checks.parameter(name, factor, 0)
+    classification = cross_entropy(logits, target)
+    f, new = _embeddings("features", features, "new_features", new_features, len(logits))
+    v, old = _embeddings("compatible", compatible, "old_features", old_features, len(logits))
+    to_new = 1 - cosine_similarity(f, new.detach(), dim=1).mean()
+    to_old = 1 - cosine_similarity(v, old.detach(), dim=1).mean()
+    old_classifier = v.new_zeros(())
+    if old_weight is not None:
+        if not isinstance(old_weight, Tensor):
+            raise TypeError(f"old_weight must be a torch.Tensor, but is {type(old_weight).__name__}")
+        if old_weight.dim() != 2 or old_weight.shape[1] != v.shape[1] or not 1 <= len(old_weight) <= logits.shape[1]:
+            raise ValueError(
+                f"old_weight must have shape (K_old, {v.shape[1]}) with 1 <= K_old <= {logits.shape[1]}, "
+                f"but has shape {tuple(old_weight.shape)}"
+            )
+        known = target < len(old_weight)
+        rows = cross_entropy(
+            normalize(v, dim=1) @ old_weight.detach().to(v.dtype).T, torch.where(known, target, 0), reduction="none"
+        )
+        old_classifier = (rows * known).sum() / known.sum().clamp_min(1)
+    total = classification + new_factor * to_new + old_factor * to_old + classifier_factor * old_classifier
+    return BackwardCompatible(total, classification, to_new, to_old, old_classifier)
+
+
+def _embeddings(name: str, value: Tensor, other_name: str, other: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Both in at least float32; refuses what is not finite floating point of one shape (n, d)."""
+    for label, tensor in ((name, value), (other_name, other)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{label} must be a torch.Tensor, but is {type(tensor).__name__}")
+        if tensor.dim() != 2 or len(tensor) != n or tensor.shape[1] == 0 or not tensor.is_floating_point():
+            raise ValueError(
+                f"{label} must be floating point of shape ({n}, d), one row for each row of logits, but is "
+                f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+            )
+        checks.finite(label, tensor)
+    if other.shape != value.shape:
+        raise ValueError(
+            f"{other_name} must have the shape of {name}, {tuple(value.shape)}, but has {tuple(other.shape)}"
+        )
+    wide = torch.promote_types(value.dtype, torch.float32)
+    return value.to(wide), other.to(wide)
 
 
 class _SoftplusOfPairs(Function):

@@ -42,6 +42,7 @@ __getattr__, __dir__, __all__ = attach(
             "nc2_equiangle",
             "nc2_equinorm",
             "nc2_etf",
+            "nc2_frame",
             "nc2_max_angle",
             "nc2_orthogonal",
             "nc3_etf",
@@ -65,7 +66,8 @@ __getattr__, __dir__, __all__ = attach(
             "lrp_optimal_threshold",
             "match_detections",
         ],
-        "retrieval": ["pooled_auc"],
+        "representation": ["participation_ratio", "rankme", "stable_rank"],
+        "retrieval": ["cross_recall", "nearest_prototype", "pooled_auc", "spurious_gap"],
         "selective": ["RiskCoverage", "aurc", "eaurc", "risk_coverage"],
         "streaming": [
             "Accuracy",

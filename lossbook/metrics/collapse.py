@@ -126,6 +126,30 @@ def nc2_orthogonal(vectors: Any) -> float:
     return _distance(vectors @ vectors.T, _identity(vectors))
 
 
+def nc2_frame(vectors: Any, lengths_squared: Any) -> float:
+    """Distance from K orthogonal vectors of given lengths, the target of bias-free MSE with classes of unequal size:
+    | VVᵀ/|VVᵀ|_F - diag(ℓ)/|ℓ| |_F. `nc2_orthogonal` is the case of equal lengths.
+
+    Args:
+        vectors: (K, d).
+        lengths_squared: (K,) ℓ_k ≥ 0, not all 0, up to a common factor; those of the theory are the squares of
+            `lossbook.theory.mse_minimizer`'s `mean_norms` or `product_singular_values`.
+
+    Raises:
+        ValueError: as `nc2_equinorm`; `lengths_squared` has another shape or is out of range.
+    """
+    vectors = _vectors(vectors)
+    squared = as_tensor("lengths_squared", lengths_squared)
+    if squared.shape != (len(vectors),):
+        raise ValueError(
+            f"lengths_squared must have shape ({len(vectors)},), one a vector, but has shape {tuple(squared.shape)}"
+        )
+    squared = squared.to(vectors.device, torch.float64)
+    if not (torch.isfinite(squared) & (squared >= 0)).all() or not squared.any():
+        raise ValueError(f"lengths_squared must be finite, not negative and not all 0, but are {squared.tolist()}")
+    return _distance(vectors @ vectors.T, torch.diag(squared / squared.norm()))
+
+
 def nc3_self_duality(
     features: Any, target: Any, weight: Any, *, squared: bool = True, missing: Missing = "error"
 ) -> float:
@@ -228,6 +252,15 @@ def global_mean(moments: Moments) -> Tensor:
 def centred_means(moments: Moments) -> Tensor:
     """M (K, d)."""
     return moments.mean - global_mean(moments)
+
+
+def singular_values_of(moments: Moments) -> Tensor:
+    """(min(N, d),) singular values of the features, not centred, descending: by the eigenvalues of HᵀH, so those below
+    1e-8 of the largest are rounding. For `representation.rankme_of` and its relatives.
+    """
+    scaled = moments.count.sqrt()[:, None] * moments.mean
+    eigenvalues = torch.linalg.eigvalsh(moments.scatter + scaled.T @ scaled).clamp_min(0)
+    return eigenvalues.flip(0).sqrt()[: int(moments.count.sum())]
 
 
 def nc1_of(moments: Moments, weighted: bool = False) -> float:

@@ -344,6 +344,11 @@ class NeuralCollapse(Metric):
         """(K, d) class means so far; ValueError if a class has no samples yet."""
         return self._checked().mean
 
+    @property
+    def singular_values(self) -> Tensor:
+        """(min(N, d),) of all features so far, not centred: what `representation.rankme_of` and its relatives take."""
+        return collapse.singular_values_of(_unpack(self.moments))
+
     def compute(self) -> dict[str, float]:
         """NC1 and NC2 of all samples so far, with the names of `collapse_report`; ValueError if a class has no
         samples.

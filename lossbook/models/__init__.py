@@ -3,5 +3,12 @@
 from lossbook._lazy import attach
 
 __getattr__, __dir__, __all__ = attach(
-    __name__, {"mlp": ["MLP"], "cnn": ["SmallCNN"], "gru": ["GRUClassifier"], "quantile": ["QuantileAggregator"]}
+    __name__,
+    {
+        "mlp": ["MLP"],
+        "cnn": ["SmallCNN"],
+        "gru": ["GRUClassifier"],
+        "quantile": ["QuantileAggregator"],
+        "free_features": ["FreeFeatures"],
+    },
 )

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = attach(
         "geometry": ["class_mean_basis", "class_means_3d", "decision_surface", "gram_heatmap"],
         "history": ["collapse_curves", "history_bands"],
         "intervals": ["interval_plot"],
+        "lengths": ["lengths_vs_counts"],
         "losses": ["gradient_curves", "loss_curves"],
         "picture": ["Picture", "describe", "show"],
         "interactive": ["play"],

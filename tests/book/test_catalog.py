@@ -44,7 +44,7 @@ def test_every_listed_notebook_exists_and_every_notebook_is_listed(repository: P
 def test_every_notebook_of_the_book_measures_claims() -> None:
     catalog = load_catalog()
     for entry in catalog.entries.values():
-        if entry.built:
+        if entry.built and entry.part != "audits":  # an audit measures a file of the reader's
             assert any(claim.notebook == entry.notebook for claim in catalog.claims.values()), entry.key
 
 

@@ -7,6 +7,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lossbook import metrics
 from lossbook.metrics import _inputs
@@ -95,6 +97,39 @@ def test_rotation_and_scale_do_not_matter(cloud, generator):
     assert turned == pytest.approx(plain, rel=1e-9)
     del scaled["nc_bias"], plain["nc_bias"]  # a length, not a ratio
     assert scaled == pytest.approx(plain, rel=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 6), st.integers(1, 8), st.integers(0, 10**6), st.floats(1e-3, 1e3))
+def test_rotation_scale_order_and_copies_do_not_matter(k, d, seed, scale):
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.cat((torch.arange(k), torch.arange(k), torch.randint(k, (5,), generator=generator)))
+    features = torch.randn(len(target), d, generator=generator, dtype=torch.float64)
+    weight, bias = torch.randn(k, d, generator=generator, dtype=torch.float64), torch.arange(float(k)).double()
+    plain = metrics.collapse_report(features, target, weight, bias)
+    rotation = scale * orthogonal_frame(torch.ones(d), d, generator=generator)
+    rows = torch.randperm(len(target), generator=generator).repeat(2)
+    names = torch.randperm(k, generator=generator)  # class j becomes class names[j]
+    back = names.argsort()
+    other = metrics.collapse_report(
+        (features @ rotation.T)[rows], names[target][rows], (weight @ rotation.T / scale**2)[back], bias[back]
+    )
+    assert other == pytest.approx(plain, rel=1e-5, abs=1e-7)
+
+
+def test_frame_of_given_lengths(generator):
+    lengths = torch.tensor([3.0, 1.0, 0.0, 2.0], dtype=torch.float64)
+    frame = orthogonal_frame(lengths, D, generator=generator)
+    assert metrics.nc2_frame(7 * frame, lengths**2) == pytest.approx(0, abs=1e-12)
+    assert metrics.nc2_frame(frame, 5 * lengths**2) == pytest.approx(0, abs=1e-12)
+    vectors = torch.randn(K, D, generator=generator, dtype=torch.float64)
+    assert metrics.nc2_frame(vectors, [1.0] * K) == pytest.approx(metrics.nc2_orthogonal(vectors), rel=1e-12)
+    gram, goal = (vectors @ vectors.T).numpy(), np.diag([9.0, 1.0, 0.0, 4.0])
+    expected = np.linalg.norm(gram / np.linalg.norm(gram) - goal / np.linalg.norm(goal))
+    assert metrics.nc2_frame(vectors, lengths**2) == pytest.approx(expected, rel=1e-12)
+    for wrong in ([1.0, 1.0], [1.0, -1.0, 1.0, 1.0], [0.0] * K, [1.0, float("inf"), 1.0, 1.0]):
+        with pytest.raises(ValueError, match="lengths_squared must"):
+            metrics.nc2_frame(vectors, wrong)
 
 
 def test_nc1_falls_with_the_square_of_the_scatter(cloud):

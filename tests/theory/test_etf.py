@@ -24,6 +24,21 @@ def test_no_random_vectors_are_further_apart(generator):
         assert cosines.max() > -1 / 5
 
 
+def test_descent_finds_no_vectors_further_apart(generator):
+    # Unit vectors that repel each other, from random starts: a smooth stand-in for the largest cosine.
+    v = torch.randn(5, 6, 7, generator=generator, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([v], lr=0.05)
+    others = ~torch.eye(6, dtype=torch.bool)
+    for step in range(300):
+        unit = torch.nn.functional.normalize(v, dim=-1)
+        cosines = (unit @ unit.mT)[:, others]
+        optimizer.zero_grad()
+        (cosines * min(1 + step, 100)).logsumexp(dim=1).sum().backward()
+        optimizer.step()
+        assert (cosines.detach().amax(dim=1) >= -1 / 5 - 1e-12).all()
+    assert (cosines.detach().amax(dim=1) < -1 / 5 + 5e-3).all()
+
+
 def test_orientation_comes_from_the_generator_alone():
     def draw(seed):
         return simplex_etf(3, 4, generator=torch.Generator().manual_seed(seed))
