@@ -161,9 +161,9 @@ def test_papers_are_the_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
     papers = load_catalog().papers.values()
     assert _main(["papers"]) == 0
     assert f"\n{len(papers)} papers, {sum(p.built for p in papers)} with a notebook" in capsys.readouterr().out
-    assert _main(["papers", "--planned", "--part", "02-cal"]) == 0
-    chosen = [paper for paper in papers if "02-cal" in paper.part and not paper.built]
-    assert chosen
+    part = max(papers, key=lambda paper: not paper.built).part[:6]  # one with planned papers, as long as there are any
+    assert _main(["papers", "--planned", "--part", part]) == 0
+    chosen = [paper for paper in papers if part in paper.part and not paper.built]
     shown = capsys.readouterr().out
     assert f"{len(chosen)} papers, 0 with a notebook" in shown
     assert all(paper.key in shown for paper in chosen)
