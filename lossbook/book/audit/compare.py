@@ -82,13 +82,15 @@ def compare(
         seed: of the folds.
 
     Raises:
-        ValueError: too few rows for the folds, labels of one class only, no prediction that is wrong.
+        ValueError: other lengths, too few rows for the folds, labels of one class only, no prediction that is wrong.
     """
     import pandas as pd
     from sklearn.model_selection import KFold
 
     n, num_classes = probs.shape
     checks.whole("folds", folds, 2)
+    if target.shape != (n,):
+        raise ValueError(f"target must have shape ({n},), a label a row of probs, but has shape {target.shape}")
     if n < 2 * folds:
         raise ValueError(f"{n} rows are too few for {folds} folds")
     if len(np.unique(target)) < 2:

@@ -91,6 +91,12 @@ def test_too_little_to_compare(n: int, labels: int | None, sentence: str) -> Non
         compare(p, y if labels is None else np.full(n, labels))
 
 
+def test_a_label_too_few() -> None:
+    p, y = draw(40, 1.0)
+    with pytest.raises(ValueError, match=r"target must have shape \(40,\).*has shape \(39,\)"):
+        compare(p, y[:-1])
+
+
 def test_zeros_are_no_trouble() -> None:
     p, y = draw(400, 0.3)
     p[p < 0.05] = 0
