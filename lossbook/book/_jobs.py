@@ -19,13 +19,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lossbook import _files
+from lossbook._files import write_atomically
+
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 logger = logging.getLogger(__name__)
 
 _INJECTED = "injected-parameters"  # papermill's tag
-_TEMPORARY = ".lossbook-part"
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -228,20 +230,6 @@ def clean(nb: NotebookNode) -> NotebookNode:
     return nb
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write text to path so that a reader, or a crash, finds either the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _read_record(path: Path) -> dict[str, Any]:
     """The record of a last good run; empty if there is none or it is damaged."""
     try:
@@ -325,18 +313,14 @@ def writing(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Hold the folder for one run, and clear away what a run that was killed while writing left in it."""
-    import fcntl
-
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"another run is writing to {out}: wait for it, or choose another folder with --out"
-            ) from None
-        for leftover in out.rglob(f".*{_TEMPORARY}"):
-            leftover.unlink(missing_ok=True)
+    with contextlib.ExitStack() as stack:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(_files.locked(out / ".lock"))
+            except BlockingIOError:
+                raise RunError(
+                    f"another run is writing to {out}: wait for it, or choose another folder with --out"
+                ) from None
+            _files.clear_leftovers(out)
         yield

@@ -26,14 +26,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lossbook._files import write_atomically
 from lossbook.book import _jobs, _progress
-from lossbook.book._jobs import Job, Result, RunError, clean, write_atomically
+from lossbook.book._jobs import Job, Result, RunError, clean
 from lossbook.train.cluster import in_pieces
 
 if TYPE_CHECKING:
     from lossbook.book.prewarm import Zygote
 
-__all__ = ["PROFILES", "Interrupted", "Result", "RunError", "clean", "run_notebooks", "write_atomically"]
+__all__ = ["PROFILES", "Interrupted", "Result", "RunError", "clean", "run_notebooks"]
 
 PROFILES = ("quick", "full")
 

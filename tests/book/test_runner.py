@@ -19,8 +19,9 @@ from typing import Any
 import nbformat
 import pytest
 
+from lossbook import _files
 from lossbook.book import _jobs, prewarm, runner
-from lossbook.book.runner import Result, RunError, clean, run_notebooks, write_atomically
+from lossbook.book.runner import Result, RunError, clean, run_notebooks
 
 pytestmark = pytest.mark.slow  # real kernels
 
@@ -34,7 +35,7 @@ def text_of(path: Path) -> str:
 
 
 def leftovers(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob("*") if path.name.endswith(_jobs._TEMPORARY)]
+    return [path.name for path in folder.rglob("*") if path.name.endswith(_files._TEMPORARY)]
 
 
 def run(*paths: Path, **arguments: Any) -> list[Result]:
@@ -417,7 +418,7 @@ def test_a_killed_run_takes_its_kernels_with_it_and_leaves_no_lock(half_done: Pa
     process.kill()
     process.communicate()
     tools.wait_for(lambda: not tools.is_running(kernel))
-    half_written = half_done / OUT / f".b.ipynb.1{_jobs._TEMPORARY}"
+    half_written = half_done / OUT / f".b.ipynb.1{_files._TEMPORARY}"
     half_written.write_text("{")
     assert status(run(half_done / "notebooks/a.ipynb")) == ["cached"]
     assert not half_written.exists()
@@ -467,15 +468,6 @@ def test_a_full_disk_ends_the_run_in_one_sentence(
     if (book / "notebooks/long/pid").exists():
         tools.wait_for(lambda: not tools.is_running(tools.kernel_pid(book / "notebooks/long")))
     assert [path.name for path in (book / OUT).rglob("*") if path.is_file()] == [".lock"]
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, "old\n")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "new \ud800")
-    assert path.read_text() == "old\n"
-    assert os.listdir(tmp_path) == ["file"]
 
 
 # Back into the source

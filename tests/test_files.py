@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lossbook import _files
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    _files.write_atomically(path, "old\n")
+    with pytest.raises(UnicodeEncodeError):
+        _files.write_atomically(path, "new \ud800")
+    assert path.read_text() == "old\n"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_bytes_and_text_arrive_as_they_are(tmp_path: Path) -> None:
+    _files.write_atomically(tmp_path / "new/folder/text", "ä\n")
+    _files.write_atomically(tmp_path / "new/bytes", b"\r\n\0")
+    assert (tmp_path / "new/folder/text").read_bytes() == "ä\n".encode()
+    assert (tmp_path / "new/bytes").read_bytes() == b"\r\n\0"
+
+
+def test_leftovers_are_cleared_by_name(tmp_path: Path) -> None:
+    names = [f".{name}.17{_files._TEMPORARY}" for name in ("a", "b")]
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / "a").touch()
+    _files.clear_leftovers(tmp_path, "a")
+    assert sorted(os.listdir(tmp_path)) == sorted([names[1], "a"])
+    _files.clear_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_lock_is_for_one_process_and_ends_with_it(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    code = f"import pathlib, sys\nfrom lossbook import _files\nwith _files.locked(pathlib.Path({str(path)!r})):\n"
+    code += "    print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        with pytest.raises(BlockingIOError), _files.locked(path):
+            pass
+        process.kill()
+    with _files.locked(path):
+        pass
