@@ -1,18 +1,26 @@
-"""Checkpoints that survive a killed process: written whole or not at all, and read without running code."""
+"""Checkpoints that survive a killed process: held by one, written whole or not at all, read without running code."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import math
 import os
+import pickle
+import re
+import tempfile
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lossbook import _files
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -24,46 +32,95 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def prepare(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint's path, its folder made."""
+def fingerprint(what: Mapping[str, Any]) -> str:
+    """SHA-256 of names and values; of a function its name, of another object its repr without its address."""
+
+    def readable(value: Any) -> str:
+        if isinstance(value, Tensor):
+            return digest({"": value})
+        return getattr(value, "__qualname__", None) or re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=readable).encode()).hexdigest()
+
+
+@contextmanager
+def held(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The checkpoint's path, for this process alone, its folder made and what a killed one left of it cleared away.
+
+    Raises:
+        ValueError: a folder stands there, its folder cannot be written to, or another process trains with it.
+    """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"checkpoint must be a file, but {path} is a folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Refused now rather than after the first epoch.
+            tempfile.TemporaryFile(dir=path.parent).close()
+            stack.enter_context(_files.locked(path.with_name(f".{path.name}.lock")))
+            _files.clear_leftovers(path.parent, path.name)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process trains with checkpoint {path}: wait for it, or choose another file"
+            ) from None
+        except OSError as error:
+            raise ValueError(
+                f"checkpoint {path} cannot be written ({error.strerror}): choose another folder"
+            ) from error
+        yield path
+
+
+def to_bytes(content: Any) -> bytes:
+    """What `torch.save` writes.
+
+    Raises:
+        MemoryError: there is not enough for it.
+    """
+    buffer = io.BytesIO()
+    try:
+        torch.save(content, buffer)
+    except RuntimeError as error:
+        # torch then complains of a position in its buffer, which could not grow.
+        if isinstance(error.__context__, MemoryError):
+            raise MemoryError from error
+        raise
+    return buffer.getvalue()
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Replace the checkpoint; when the disk refuses, warn and keep the former one."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    partial = path.with_name(path.name + ".partial")
+    """Replace the checkpoint; when disk or memory refuse, warn and keep the former one."""
     try:
-        with open(partial, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        warnings.warn(
-            f"checkpoint {path} could not be written ({error.strerror}); training goes on without it", stacklevel=3
-        )
+        _files.write_atomically(path, to_bytes(content))
+    except (OSError, MemoryError) as error:
+        why = error.strerror if isinstance(error, OSError) else "out of memory"
+        warnings.warn(f"checkpoint {path} could not be written ({why}); training goes on without it", stacklevel=3)
 
 
 def read(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
-    """The checkpoint's content, or None where there is no file.
+    """The checkpoint's content; None where there is no file, or a damaged one, which is put aside with a warning.
 
     Raises:
-        ValueError: the file is damaged, or belongs to a run other than `run`; the sentence names what differs.
+        ValueError: the file is something else, or belongs to a run other than `run`; the sentence names what differs.
     """
     if not path.exists():
         return None
     try:
+        with zipfile.ZipFile(path) as archive:
+            # torch does not look at the checksums, and would go on from weights with a flipped bit.
+            if broken := archive.testzip():
+                raise zipfile.BadZipFile(broken)
         content = torch.load(path, map_location="cpu", weights_only=True)
         before = content["run"]
-    except Exception as error:  # a damaged archive surfaces as any of half a dozen types
-        raise ValueError(f"checkpoint {path} is damaged or no checkpoint of fit: delete it to start anew") from error
+    except (pickle.UnpicklingError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{path} is no checkpoint of fit: choose another file") from error
+    except Exception:  # a damaged archive surfaces as any of half a dozen types
+        aside = path.with_name(f"{path.name}.damaged")
+        os.replace(path, aside)
+        warnings.warn(
+            f"checkpoint {path} is damaged: it is kept as {aside.name}, and training starts anew", stacklevel=3
+        )
+        return None
     for name, value in run.items():
         if not _same(name, before.get(name), value):
             raise ValueError(

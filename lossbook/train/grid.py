@@ -40,6 +40,12 @@ class Configuration:
         return {key: own[key] for key in keys if key in own}
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What distinguishes this configuration from others."""
+        own = {"loss": loss_name(self.loss), "arguments": self.arguments, "label_noise": self.label_noise}
+        return {**vars(self.settings), **own}
+
+    @property
     def batched(self) -> dict[str, float]:
         """The numeric arguments of the loss: under vmap they are one tensor over configurations."""
         return {k: float(v) for k, v in self.arguments.items() if _is_number(v)}

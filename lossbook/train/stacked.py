@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from types import SimpleNamespace
@@ -18,9 +20,11 @@ from torch.func import functional_call, vmap
 
 from lossbook import checks
 from lossbook.losses import cross_entropy
+from lossbook.train import checkpoint as checkpoints
 from lossbook.train.cluster import check_client, in_pieces, piece_size
 from lossbook.train.grid import Configuration, configurations, loss_name
 from lossbook.train.loop import Diverged, evaluate, fit
+from lossbook.train.parts import Identity, Part, Record, State, Trained, opened, together
 from lossbook.train.settings import (
     EVALUATION_ROWS,
     Examples,
@@ -159,6 +163,7 @@ def sweep(
     method: str = "auto",
     chunk: int | None = None,
     client: Client | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> SweepResult:
     """Train every configuration of a grid; each ends where `fit` would have brought it.
 
@@ -167,7 +172,7 @@ def sweep(
     other, and the same up to rounding.
 
     Args:
-        make_model: builds one network; called once a configuration with torch's generator seeded by its seed.
+        make_model: builds one network; called for each configuration with torch's generator seeded by its seed.
         data: as for `fit`; with a `.test` split the table has test_loss and test_accuracy.
         grid: dict of lists (all combinations, the last key varying fastest) or list of dicts. The keys seed, lr,
             weight_decay, momentum (SGD) and loss replace the arguments below; label_noise is the rate of uniformly
@@ -186,6 +191,10 @@ def sweep(
             configurations each, by default four chunks a thread. They need this package and torch, and are best started
             with one thread each. A chunk of a worker that is lost is trained again by another. The table is the same as
             without, up to the rounding that another chunk makes.
+        checkpoint: folder to which each chunk is written when it is trained. A sweep that finds configurations of its
+            own there, with the same data and settings, takes them and trains the others: one that was killed ends with
+            the result of an uninterrupted one, bit for bit on a CPU if no other argument has changed, and a grid may
+            grow. One sweep at a time may use it.
 
     Raises:
         ValueError, TypeError: an argument is refused; with method="vmap" also a network or loss that vmap refuses.
@@ -208,18 +217,40 @@ def sweep(
     configs = configurations(grid, loss, settings)
     start = time.perf_counter()
     if client is None:
-        job = _Training(make_model, penalty, device, frozenset(keep), method, chunk, seed, progress)
-        trained = job(data, configs)
+        place: str | torch.device = pick_device(device)
     else:
         check_client(client)
-        splits = SimpleNamespace(**{name: examples(data, name, torch.device("cpu")) for name in _splits(data)})
-        job = _Training(make_model, penalty, str(device), frozenset(keep), method, chunk, seed, False)
-        trained = _on_cluster(client, job, splits, configs, progress)
+        place = str(device)
+    here = torch.device("cpu") if client else torch.device(place)
+    splits = SimpleNamespace(**{name: examples(data, name, here) for name in _splits(data)})
+    training = _Training(make_model, penalty, place, frozenset(keep), method, chunk, seed, progress)
+    order = _neighbours(configs)
+    with ExitStack() as stack:
+        parts: list[Part] = []
+        done: set[int] = set()
+        folder = None
+        if checkpoint is not None:
+            folder = stack.enter_context(opened(checkpoint, training.identities(splits, configs)))
+            parts = [(places, trained.to(here)) for places, trained in folder.parts()]
+            done = {i for places, _ in parts for i in places}
+
+        def take(part: Part) -> None:
+            if folder is not None:
+                folder.add(part)
+            parts.append(part)
+
+        todo = [(i, configs[i]) for i in order if i not in done]
+        if client is None:
+            training(splits, todo, take)
+        else:
+            _on_cluster(client, training, splits, todo, len(configs), take)
+    trained = together(parts)
     seconds = time.perf_counter() - start
     table, history = _frames(configs, trained)
+    network = _build(make_model, configs[0]).to(here).eval()
 
-    def networks(state: dict[str, Tensor]) -> dict[str, Any]:
-        return {"_network": trained.network, "_make_model": make_model, "_state": state}
+    def networks(state: State) -> dict[str, Any]:
+        return {"_network": network, "_make_model": make_model, "_state": state}
 
     snapshots = {epoch: Networks(**networks(trained.kept[epoch])) for epoch in sorted(trained.kept)}
     return SweepResult(table, history, trained.method, seconds, snapshots, **networks(trained.state))
@@ -227,6 +258,18 @@ def sweep(
 
 def _splits(data: Any) -> list[str]:
     return ["train", "val"] + ["test"] * (getattr(data, "test", None) is not None)
+
+
+def _neighbours(configs: list[Configuration]) -> list[int]:
+    """The grid's places so that those with a loss in common follow each other: a chunk then calls few of them."""
+    first: dict[tuple[Any, ...], int] = {}
+    for config in configs:
+        first.setdefault(config.group, len(first))
+    return sorted(range(len(configs)), key=lambda i: first[configs[i].group])
+
+
+# A configuration, and its place in the grid.
+_Item = tuple[int, Configuration]
 
 
 @dataclass(frozen=True)
@@ -242,70 +285,88 @@ class _Training:
     seed: int
     progress: bool | None
 
-    def __call__(self, data: Any, configs: list[Configuration]) -> Trained:
-        place = pick_device(self.device)
-        splits = {name: examples(data, name, place) for name in _splits(data)}
-        models = _build(self.make_model, configs)
-        with checks.values(False), own_randomness(self.seed, place):
-            job = _Job(configs, models, splits, self.penalty, place, self.keep)
+    def __call__(self, data: Any, items: list[_Item], take: Callable[[Part], None]) -> None:
+        """Train configurations and hand over part after part."""
+        if not items:
+            return
+        device = pick_device(self.device)
+        splits = {name: examples(data, name, device) for name in _splits(data)}
+        with checks.values(False), own_randomness(self.seed, device):
+            job = _Job([config for _, config in items], self.make_model, splits, self.penalty, device, self.keep)
             method = _choose(self.method, job)
-            state, kept, records, diverged = (_vmap if method == "vmap" else _loop)(job, self.chunk, self.progress)
-            for epoch, weights in [(configs[0].settings.epochs, state), *kept.items()]:
-                _forget(weights, [i for i, since in diverged.items() if since <= epoch])
-            tests = [_test(job, config, state, i, i in diverged) for i, config in enumerate(configs)]
-        return Trained(method, models[0].to(place).eval(), state, kept, records, diverged, tests)
+            chunk = (self.chunk or _affordable(job)) if method == "vmap" else 1
+            chunks = [list(range(i, min(i + chunk, len(items)))) for i in range(0, len(items), chunk)]
+            steps = job.configs[0].settings.epochs if method == "vmap" else 1
+            with progress_bar(len(chunks) * steps, "sweep", self.progress) as bar:
+                for members in chunks:
+                    places = [items[i][0] for i in members]
+                    # What a loss draws depends on the chunk alone, not on how many were trained before it.
+                    with own_randomness(self.seed + places[0], device):
+                        trained = _vmap(job, members, bar.update) if method == "vmap" else _loop(job, members[0])
+                    bar.update(method == "loop")
+                    for epoch, state in [(job.configs[0].settings.epochs, trained.state), *trained.kept.items()]:
+                        _forget(state, [row for row, since in trained.diverged.items() if since <= epoch])
+                    tests = [
+                        _test(job, job.configs[i], trained.state, row, row in trained.diverged)
+                        for row, i in enumerate(members)
+                    ]
+                    take((places, replace(trained, tests=tests)))
+
+    def identities(self, data: Any, configs: list[Configuration]) -> list[Identity]:
+        """What makes each configuration itself, for the folder that keeps it."""
+        cpu = torch.device("cpu")
+        splits = {name: examples(data, name, cpu) for name in _splits(data)}
+        shared = {
+            "data": checkpoints.digest({f"{k}.{name}": v[k] for name, v in splits.items() for k in (0, 1)}),
+            "keep": sorted(self.keep),
+        }
+        weights: dict[int, tuple[Outputs, str]] = {}
+        found = []
+        featured = any(asks_for(config.loss, "features") for config in configs)
+        for config in configs:
+            seed = config.settings.seed
+            if seed not in weights:
+                model = _build(self.make_model, config)
+                network = Outputs(model, self.penalty, with_features=featured)
+                weights[seed] = network, checkpoints.digest(_tensors(model))
+            network, initial = weights[seed]
+            objective, _ = probe(network, config.bound_loss, splits["train"])
+            found.append(
+                Identity(checkpoints.fingerprint({**config.identity, **shared, "weights": initial}), objective)
+            )
+        return found
 
 
 def _on_cluster(
-    client: Client, job: _Training, data: Any, configs: list[Configuration], progress: bool | None
-) -> Trained:
-    """The same by the workers of a cluster, chunk by chunk; all weights end on the CPU."""
-    # Neighbours share a loss, so that a chunk calls few of them.
-    order = sorted(range(len(configs)), key=lambda i: configs[i].group)
-    size = job.chunk or piece_size(client, len(order))
-    parts: dict[int, Trained] = {}
-    with progress_bar(len(order), "sweep", progress) as bar:
-        for first, future in in_pieces(client, _Remotely(job), data, [configs[i] for i in order], size):
-            parts[first] = future.result()
-            bar.update(len(parts[first].tests))
-    return _together([(order[first : first + size], parts[first]) for first in sorted(parts)])
+    client: Client,
+    training: _Training,
+    data: Any,
+    items: list[_Item],
+    whole: int,
+    take: Callable[[Part], None],
+) -> None:
+    """The same by the workers of a cluster, `whole` configurations in all; the weights end on the CPU."""
+    size = training.chunk or piece_size(client, whole)
+    quiet = replace(training, progress=False)
+    with progress_bar(whole, "sweep", training.progress) as bar:
+        bar.update(whole - len(items))
+        for _, future in in_pieces(client, _Remotely(quiet), data, items, size):
+            part = future.result()
+            take(part)
+            bar.update(len(part[0]))
 
 
 @dataclass(frozen=True)
 class _Remotely:
-    job: _Training
+    training: _Training
 
-    def __call__(self, data: Any, configs: list[Configuration]) -> Trained:
-        trained = self.job(data, configs)
+    def __call__(self, data: Any, items: list[_Item]) -> Part:
+        parts: list[Part] = []
+        self.training(data, items, parts.append)
+        places = [place for place, _ in items]
+        row = {place: i for i, place in enumerate(places)}
         cpu = torch.device("cpu")
-        state = {name: value.to(cpu) for name, value in trained.state.items()}
-        kept = {
-            epoch: {name: value.to(cpu) for name, value in weights.items()} for epoch, weights in trained.kept.items()
-        }
-        return replace(trained, network=trained.network.to(cpu), state=state, kept=kept)
-
-
-def _together(parts: list[tuple[list[int], Trained]]) -> Trained:
-    """Parts, each with the places of its configurations in the grid, as one in the grid's order."""
-    place = torch.tensor([i for members, _ in parts for i in members]).argsort()
-
-    def cat(states: list[State]) -> State:
-        return {name: torch.cat([state[name] for state in states])[place] for name in states[0]}
-
-    first = parts[0][1]
-    records = sorted((members[i], epoch, row) for members, part in parts for i, epoch, row in part.records)
-    diverged = {members[i]: epoch for members, part in parts for i, epoch in part.diverged.items()}
-    tests = [test for _, part in parts for test in part.tests]
-    kept = {epoch: cat([part.kept[epoch] for _, part in parts]) for epoch in first.kept}
-    return Trained(
-        first.method,
-        first.network,
-        cat([part.state for _, part in parts]),
-        kept,
-        records,
-        diverged,
-        [tests[i] for i in place],
-    )
+        return places, together([([row[place] for place in part], trained.to(cpu)) for part, trained in parts])
 
 
 class _Job:
@@ -314,26 +375,53 @@ class _Job:
     def __init__(
         self,
         configs: list[Configuration],
-        models: list[nn.Module],
+        make_model: Callable[[], nn.Module],
         splits: dict[str, Examples],
         penalty: Penalty | None,
         device: torch.device,
         keep: frozenset[int],
     ) -> None:
-        self.keep = keep
-        self.configs, self.models, self.splits, self.penalty, self.device = configs, models, splits, penalty, device
+        self.configs, self.make_model, self.splits, self.penalty = configs, make_model, splits, penalty
+        self.device, self.keep = device, keep
         featured = any(asks_for(config.loss, "features") for config in configs)
-        self.network = Outputs(models[0], penalty, with_features=featured).to(device)
+        # Says how all networks are made; its weights change with whoever looks at one of them.
+        self.model = _build(make_model, configs[0])
+        self.network = Outputs(self.model, penalty, with_features=featured).to(device)
         # Each configuration, because inside vmap a loss cannot look at its arguments to refuse them.
         for config in configs:
             if module := module_of(config.loss):
                 module.to(device)
-            _, num_classes = probe(self.network, config.bound_loss, splits["train"])
+            _, self.num_classes = probe(self.network, config.bound_loss, splits["train"])
         for name, split in splits.items():
-            check_labels(f"{name}.y", split.y, num_classes)
-        self.labels = self._noisy_labels(num_classes)
+            check_labels(f"{name}.y", split.y, self.num_classes)
         self.budget = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else _CPU_BYTES
         self.row_bytes = self._row_bytes()
+
+    def models(self, members: list[int]) -> list[nn.Module]:
+        """The initial networks of these configurations."""
+        shapes = _shapes(self.model)
+        before = self.model
+        models = []
+        for i in members:
+            model = _build(self.make_model, self.configs[i])
+            if model is before:
+                raise ValueError("make_model must build a new network each time, but returns the same one twice")
+            if _shapes(model) != shapes:
+                raise ValueError("make_model must build one architecture, but its networks differ in a weight's shape")
+            models.append(model)
+            before = model
+        return models
+
+    def labels(self, members: list[int]) -> Tensor:
+        """Training labels of these configurations, (R, N); rows share memory where no label is flipped."""
+        y = self.splits["train"].y
+        settings = [(self.configs[i].label_noise, self.configs[i].settings.seed) for i in members]
+        if not any(noise for noise, _ in settings):
+            return y.expand(len(members), -1)
+        from lossbook.data import flip_labels
+
+        rows = [flip_labels(y.cpu(), noise, self.num_classes, seed=seed)[0] for noise, seed in settings]
+        return torch.stack(rows).to(self.device)
 
     def _row_bytes(self) -> int:
         """Memory that one example takes in a forward pass of one network: what autograd keeps, and the example."""
@@ -350,19 +438,6 @@ class _Job:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             self.network(x)
         return -(-kept // len(x))
-
-    def _noisy_labels(self, num_classes: int) -> Tensor:
-        """Training labels of every configuration, (R, N); rows share memory where no label is flipped."""
-        y = self.splits["train"].y
-        if not any(config.label_noise for config in self.configs):
-            return y.expand(len(self.configs), -1)
-        from lossbook.data import flip_labels
-
-        rows = [
-            flip_labels(y.cpu(), config.label_noise, num_classes, seed=config.settings.seed)[0]
-            for config in self.configs
-        ]
-        return torch.stack(rows).to(self.device)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -387,45 +462,18 @@ def _forget(state: dict[str, Tensor], diverged: list[int]) -> None:
             value[diverged] = float("nan")
 
 
-# Row of the table, epoch, the four metrics.
-Record = tuple[int, int, tuple[float, ...]]
-# Stacked weights and buffers by name.
-State = dict[str, Tensor]
-# At the end and after each kept epoch, the records, and the epoch in which a configuration diverged.
-_Course = tuple[State, dict[int, State], list[Record], dict[int, int]]
+def _build(make_model: Callable[[], nn.Module], config: Configuration) -> nn.Module:
+    with own_randomness(config.settings.seed, torch.device("cpu")):
+        model = make_model()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"make_model must return a torch.nn.Module, but returns {type(model).__name__}")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(f"make_model builds {type(model).__name__}, which has no parameter that trains")
+    return model
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What training some configurations gave: `_Course`, one of the networks, and test loss and accuracy of each."""
-
-    method: str
-    network: nn.Module
-    state: State
-    kept: dict[int, State]
-    records: list[Record]
-    diverged: dict[int, int]
-    tests: list[tuple[float, float] | None]
-
-
-def _build(make_model: Callable[[], nn.Module], configs: list[Configuration]) -> list[nn.Module]:
-    models: list[nn.Module] = []
-    shapes = None
-    for config in configs:
-        with own_randomness(config.settings.seed, torch.device("cpu")):
-            model = make_model()
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"make_model must return a torch.nn.Module, but returns {type(model).__name__}")
-        if models and model is models[-1]:
-            raise ValueError("make_model must build a new network each time, but returns the same one twice")
-        found = {name: (value.shape, value.dtype) for name, value in _tensors(model).items()}
-        shapes = shapes or found
-        if found != shapes:
-            raise ValueError("make_model must build one architecture, but its networks differ in a weight's shape")
-        models.append(model)
-    if not any(p.requires_grad for p in models[0].parameters()):
-        raise ValueError(f"make_model builds {type(models[0]).__name__}, which has no parameter that trains")
-    return models
+def _shapes(model: nn.Module) -> dict[str, Any]:
+    return {name: (value.shape, value.dtype) for name, value in _tensors(model).items()}
 
 
 def _choose(method: str, job: _Job) -> str:
@@ -443,7 +491,7 @@ def _choose(method: str, job: _Job) -> str:
 
 def _refusal(job: _Job) -> str | None:
     """Why this network with these losses cannot be trained by vmap, or None."""
-    model = job.models[0]
+    model = job.model
     for loss in {id(config.loss): config.bound_loss for config in job.configs}.values():
         if asks_for(loss, "index") or _changes(loss, job):
             return f"{loss_name(loss)} keeps a state"
@@ -460,6 +508,7 @@ def _refusal(job: _Job) -> str | None:
         return f"training changes the network's buffer {changed[0]!r} (running statistics)"
     first = {config.group: i for i, config in reversed(list(enumerate(job.configs)))}
     for i in first.values():
+        job.models([i])  # what is wrong with make_model is not for the loop to report
         try:
             stack = _Stack(job, [i])
             stack.gradient(batch.x, batch.y.expand(1, -1))
@@ -483,76 +532,54 @@ def _changes(loss: Loss, job: _Job) -> bool:
     return not all(torch.equal(*pair) for pair in zip(before, module.buffers(), strict=True))
 
 
-def _loop(job: _Job, chunk: int | None, progress: bool | None) -> _Course:
-    """`fit`, configuration by configuration."""
-    records: list[Record] = []
+def _loop(job: _Job, i: int) -> Trained:
+    """Configuration i by `fit`."""
+    (model,) = job.models([i])
+    config, train = job.configs[i], job.splits["train"]
+    data = SimpleNamespace(train=Examples(train.x, job.labels([i])[0]), val=job.splits["val"])
+    snapshots: dict[int, State] = {}
     diverged: dict[int, int] = {}
-    states: list[State] = []
-    snapshots: dict[int, list[State]] = {epoch: [] for epoch in job.keep}
-    train, val = job.splits["train"], job.splits["val"]
 
     def keep(epoch: int, model: nn.Module) -> None:
         if epoch in job.keep:
-            snapshots[epoch].append(_copy(model))
+            snapshots[epoch] = _copy(model)
 
-    with progress_bar(len(job.configs), "sweep", progress) as bar:
-        for i, (config, model) in enumerate(zip(job.configs, job.models, strict=True)):
-            data = SimpleNamespace(train=Examples(train.x, job.labels[i]), val=val)
-            arguments = {**vars(config.settings), "penalty": job.penalty, "device": job.device, "progress": False}
-            arguments["callback"] = keep
-            try:
-                # Each configuration begins with the loss as it was given: a stateful one is copied.
-                loss = copy.deepcopy(config.bound_loss) if module_of(config.loss) else config.bound_loss
-                history = fit(model, data, loss, **arguments)
-            except Diverged as error:
-                history, diverged[i] = error.history, error.epoch
-            rows = history[["epoch", *_METRICS]].itertuples(index=False)
-            records += [(i, int(epoch), tuple(metrics)) for epoch, *metrics in rows]
-            states.append({name: value.detach() for name, value in _tensors(model).items()})
-            for taken in snapshots.values():
-                if len(taken) <= i:  # it diverged before
-                    taken.append(_copy(model))
-            bar.update()
-    kept = {epoch: _stacked(taken) for epoch, taken in snapshots.items()}
-    return _stacked(states), kept, records, diverged
+    arguments = {**vars(config.settings), "penalty": job.penalty, "device": job.device, "progress": False}
+    # Each configuration begins with the loss as it was given: a stateful one is copied.
+    loss = copy.deepcopy(config.bound_loss) if module_of(config.loss) else config.bound_loss
+    try:
+        history = fit(model, data, loss, callback=keep, **arguments)
+    except Diverged as error:
+        history, diverged[0] = error.history, error.epoch
+    rows = history[["epoch", *_METRICS]].itertuples(index=False)
+    records = [(0, int(epoch), tuple(metrics)) for epoch, *metrics in rows]
+    # Those after the epoch in which it diverged are forgotten.
+    kept = {epoch: _stacked([snapshots.get(epoch) or _copy(model)]) for epoch in job.keep}
+    return Trained("loop", _stacked([_copy(model)]), kept, records, diverged, [])
 
 
 def _copy(model: nn.Module) -> State:
     return {name: value.detach().clone() for name, value in _tensors(model).items()}
 
 
-def _vmap(job: _Job, chunk: int | None, progress: bool | None) -> _Course:
-    """All configurations at once, or chunk by chunk."""
+def _vmap(job: _Job, members: list[int], epoch_done: Callable[[], Any]) -> Trained:
+    """These configurations at once."""
     _keep_freed_memory(job.device)
-    # Neighbours share a loss, so that a chunk calls few of them and each on a contiguous slice.
-    order = sorted(range(len(job.configs)), key=lambda i: job.configs[i].group)
-    chunk = chunk or _affordable(job)
-    chunks = [order[i : i + chunk] for i in range(0, len(order), chunk)]
     records: list[Record] = []
     diverged: dict[int, int] = {}
-    states: list[State] = []
-    snapshots: dict[int, list[State]] = {epoch: [] for epoch in job.keep}
-    with progress_bar(len(chunks) * job.configs[0].settings.epochs, "sweep", progress) as bar:
-        for members in chunks:
-            stack = _Stack(job, members)
-            for epoch, bad, metrics in stack.train():
-                for i, is_bad in zip(members, bad, strict=True):
-                    if is_bad:
-                        diverged.setdefault(i, epoch)
-                if metrics is not None:
-                    rows = zip(members, metrics.T.tolist(), strict=True)
-                    records += [(i, epoch, tuple(row)) for i, row in rows if i not in diverged]
-                if epoch in job.keep:
-                    snapshots[epoch].append({name: value.clone() for name, value in stack.state().items()})
-                bar.update()
-            states.append(stack.state())
-    place = torch.tensor(order, device=job.device).argsort()
-
-    def together(chunks: list[State]) -> State:
-        return {name: torch.cat([chunk[name] for chunk in chunks])[place] for name in chunks[0]}
-
-    kept = {epoch: together(taken) for epoch, taken in snapshots.items()}
-    return together(states), kept, sorted(records), diverged
+    kept: dict[int, State] = {}
+    stack = _Stack(job, members)
+    for epoch, bad, metrics in stack.train():
+        for row, is_bad in enumerate(bad):
+            if is_bad:
+                diverged.setdefault(row, epoch)
+        if metrics is not None:
+            of_rows = enumerate(metrics.T.tolist())
+            records += [(row, epoch, tuple(numbers)) for row, numbers in of_rows if row not in diverged]
+        if epoch in job.keep:
+            kept[epoch] = {name: value.clone() for name, value in stack.state().items()}
+        epoch_done()
+    return Trained("vmap", stack.state(), kept, sorted(records), diverged, [])
 
 
 def _keep_freed_memory(device: torch.device) -> None:
@@ -598,8 +625,8 @@ class _Stack:
         self.network, self.splits, self.budget, self.row_bytes = job.network, job.splits, job.budget, job.row_bytes
         self.configs = [job.configs[i] for i in members]
         self.settings = self.configs[0].settings
-        self.labels = job.labels[members]
-        states = [_tensors(job.models[i]) for i in members]
+        self.labels = job.labels(members)
+        states = [_tensors(model) for model in job.models(members)]
         trains = {f"model.{name}" for name, value in states[0].items() if value.requires_grad}
         stacked = {
             f"model.{name}": torch.stack([state[name].detach().to(job.device) for state in states])
@@ -774,12 +801,10 @@ def _frames(configs: list[Configuration], trained: Trained) -> tuple[Any, Any]:
     return table, history
 
 
-def _test(
-    job: _Job, config: Configuration, state: dict[str, Tensor], i: int, diverged: bool
-) -> tuple[float, float] | None:
+def _test(job: _Job, config: Configuration, state: State, row: int, diverged: bool) -> tuple[float, float] | None:
     if "test" not in job.splits:
         return None
     if diverged:
         return float("nan"), float("nan")
-    _load(job.models[0], {name: value[i] for name, value in state.items()})
+    _load(job.model, {name: value[row] for name, value in state.items()})
     return evaluate(job.network.eval(), config.bound_loss, job.splits["test"])

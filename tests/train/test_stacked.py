@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from types import SimpleNamespace
 
@@ -314,7 +315,7 @@ def test_bad_arguments_are_refused_by_name(blobs):
     one = mlp()
     with pytest.raises(ValueError, match="make_model must build a new network each time"):
         sweep(lambda: one, blobs, {"seed": [0, 1]})
-    widths = iter((4, 5))
+    widths = itertools.count(4)
     with pytest.raises(ValueError, match="make_model must build one architecture"):
         sweep(lambda: MLP(6, (next(widths),), 3), blobs, {"seed": [0, 1]})
     with pytest.raises(ValueError, match=r"test.y has label 7, but the model has 3 logits"):
