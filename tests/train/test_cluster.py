@@ -80,6 +80,22 @@ def test_a_killed_worker_changes_nothing(cluster, digits) -> None:
     pd.testing.assert_frame_equal(whole.history, after.history, check_exact=True)
 
 
+def test_what_is_kept_in_a_folder_is_not_trained_again(cluster, digits, tmp_path) -> None:
+    whole = trained(digits, client=cluster.client, chunk=3, checkpoint=tmp_path)
+    parts = sorted(tmp_path.glob("*.part"))
+    assert len(parts) == 8
+    ages = {path: path.stat().st_mtime_ns for path in parts}
+    parts[0].unlink()
+    parts[5].unlink()
+    for client in (cluster.client, None):
+        again = trained(digits, client=client, chunk=3, checkpoint=tmp_path)
+        pd.testing.assert_frame_equal(whole.table, again.table, check_exact=True)
+        pd.testing.assert_frame_equal(whole.history, again.history, check_exact=True)
+    now = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.part")}
+    assert now.keys() == ages.keys()
+    assert {path for path in parts if now[path] != ages[path]} == {parts[0], parts[5]}
+
+
 def reciprocals(one: int, numbers: list[int]) -> list[float]:
     return [one / number for number in numbers]
 
