@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,7 +89,8 @@ def fit(
         eval_every: evaluate after every so many epochs, and after the last.
         callback: called as callback(epoch, model) after each epoch, the model in evaluation mode.
         checkpoint: file written after each epoch; a run that finds one of its own goes on from there and ends with the
-            weights of an uninterrupted run, bit for bit.
+            weights of an uninterrupted run, bit for bit. A damaged one is put aside with a warning. Beside it stands an
+            empty lock file, by which a second run with the same checkpoint is refused.
         progress: show a bar; None shows it in a terminal or a live notebook.
 
     Returns:
@@ -97,7 +99,8 @@ def fit(
         the start, evaluation included).
 
     Raises:
-        ValueError, TypeError: an argument is refused, or the checkpoint is damaged or of another run.
+        ValueError, TypeError: an argument is refused; the checkpoint is of another run, in use by another process, or
+            in a folder that cannot be written to.
         Diverged: the objective is NaN or infinite; a FloatingPointError that carries the history so far.
     """
     settings = Settings(epochs, batch_size, lr, weight_decay, optimizer, momentum, schedule, seed, eval_every)
@@ -113,12 +116,13 @@ def fit(
         objective, num_classes = probe(outputs, loss, train)
         check_labels("val.y", val.y, num_classes)
         run = _Run(outputs, loss, settings, train, val)
-        path = None
-        if checkpoint is not None:
-            path = checkpoints.prepare(checkpoint)
-            identity = run.identity(objective)
-            run.restore(checkpoints.read(path, identity))
-        with progress_bar(epochs, "fit", progress) as bar:
+        with ExitStack() as stack:
+            path = None
+            if checkpoint is not None:
+                path = stack.enter_context(checkpoints.held(checkpoint))
+                identity = run.identity(objective)
+                run.restore(checkpoints.read(path, identity))
+            bar = stack.enter_context(progress_bar(epochs, "fit", progress))
             bar.update(run.epoch)
             while run.epoch < epochs:
                 run.next_epoch()

@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lossbook import _files
+from lossbook.train.checkpoint import to_bytes
 
 # Stacked weights and buffers by name.
 State = dict[str, Tensor]
@@ -131,17 +133,17 @@ class Folder:
                 yield [place for place, _ in found], Trained(**content["trained"]).rows([row for _, row in found])
 
     def add(self, part: Part) -> None:
-        """Write a part; when the disk refuses, warn: training goes on, and this part is lost if the process is."""
+        """Write a part; when disk or memory refuse, warn: training goes on, and this part is lost if the process is."""
         places, trained = part
         known = [(self.identities[place].key, self.identities[place].objective) for place in places]
-        buffer = io.BytesIO()
-        torch.save({"configurations": known, "trained": vars(trained.to(torch.device("cpu")))}, buffer)
-        content = buffer.getvalue()
-        path = self.path / (hashlib.sha256(content).hexdigest()[:32] + _SUFFIX)
         try:
-            _files.write_atomically(path, content)
-        except OSError as error:
-            warnings.warn(f"{path} could not be written ({error.strerror}); training goes on without it", stacklevel=4)
+            content = to_bytes({"configurations": known, "trained": vars(trained.to(torch.device("cpu")))})
+            _files.write_atomically(self.path / (hashlib.sha256(content).hexdigest()[:32] + _SUFFIX), content)
+        except (OSError, MemoryError) as error:
+            why = error.strerror if isinstance(error, OSError) else "out of memory"
+            warnings.warn(
+                f"a part could not be written to {self.path} ({why}); training goes on without it", stacklevel=4
+            )
 
 
 def _read(path: Path) -> dict | None:
@@ -162,6 +164,8 @@ def opened(path: str | os.PathLike[str], identities: Sequence[Identity]) -> Iter
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            # Refused now rather than after the first part.
+            tempfile.TemporaryFile(dir=folder).close()
             stack.enter_context(_files.locked(folder / ".lock"))
             _files.clear_leftovers(folder)
         except BlockingIOError:

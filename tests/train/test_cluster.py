@@ -100,6 +100,49 @@ def reciprocals(one: int, numbers: list[int]) -> list[float]:
     return [one / number for number in numbers]
 
 
+def slowly(_: None, numbers: list[int]) -> list[int]:
+    time.sleep(1.5)
+    return numbers
+
+
+def test_when_all_workers_are_gone_it_says_so_and_goes_on_with_the_next(cluster, caplog) -> None:
+    seen: list[tuple[set[int], int]] = []
+    gone, come = threading.Event(), threading.Event()
+
+    def kill_all() -> None:
+        cluster.until(lambda: any(running for running, _ in seen))
+        for pid in cluster.client.run(os.getpid).values():
+            os.kill(pid, signal.SIGKILL)
+        cluster.until(lambda: any(not workers for _, workers in seen))
+        gone.set()
+        cluster.worker()
+        come.set()
+
+    thread = threading.Thread(target=kill_all)
+    thread.start()
+    watched = in_pieces(cluster.client, slowly, None, [1, 2, 3], 1, lambda *state: seen.append(state))
+    found = {i: future.result() for i, future in watched}
+    thread.join()
+    assert found == {0: [1], 1: [2], 2: [3]} and gone.is_set() and come.is_set()
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("lossbook")] == [
+        "no workers left: waiting for one"
+    ]
+    # Whoever looks sees no more pieces at work than there are workers, then none, then each of those left.
+    assert all(len(running) <= workers for running, workers in seen)
+    first = next(i for i, (_, workers) in enumerate(seen) if not workers)
+    assert set().union(*(running for running, _ in seen[first:])) == {0, 1, 2}
+
+
+def when(_: None, numbers: list[int]) -> float:
+    time.sleep(0.02)
+    return time.monotonic()
+
+
+def test_pieces_are_begun_in_their_order(cluster) -> None:
+    ended = {i: future.result() for i, future in in_pieces(cluster.client, when, None, list(range(12)), 1)}
+    assert sorted(ended, key=ended.__getitem__) == list(range(12))
+
+
 def test_what_a_worker_raises_is_raised_here(cluster, digits) -> None:
     with pytest.raises(ValueError, match=r"the model has 3 logits"):
         sweep(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import shutil
 import warnings
 from types import SimpleNamespace
 
@@ -465,3 +466,117 @@ def test_a_loss_that_draws_draws_for_each_configuration_and_repeats_with_the_see
 def test_data_without_a_split_are_refused_by_name(blobs):
     with pytest.raises(TypeError, match=r"data must have the splits .train and .val, but SimpleNamespace has no .val"):
         sweep(mlp, SimpleNamespace(train=blobs.train), {"seed": [0, 1]})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no compiler")
+def test_a_compiled_step_is_the_step(blobs, monkeypatch):
+    """Two chunks with other numbers, weights and labels share what is compiled for a full and for the last batch."""
+    from lossbook.train import stacked
+
+    def penalty(model, features):
+        return 1e-3 * features.square().sum() + 1e-3 * model.head.weight.square().sum()
+
+    compiled = []
+    original = stacked._compiled
+    monkeypatch.setattr(stacked, "_compiled", lambda *given: compiled.append(original(*given)) or compiled[-1])
+    settings = {"penalty": penalty, "epochs": 3, "batch_size": 32, "lr": 0.01, "device": "cpu", "method": "vmap"}
+    grid = {"tau": [0.5, 1.0, 1.5, 2.0], "label_noise": [0.0, 0.2]}
+    plain, fast = (
+        sweep(mlp, blobs, grid, loss=losses.comp_sum, chunk=4, compile=compile, **settings) for compile in (False, True)
+    )
+    assert len(compiled) == 2
+    torch.testing.assert_close(fast.logits(blobs.test[0]), plain.logits(blobs.test[0]), atol=1e-4, rtol=1e-4)
+    pd.testing.assert_frame_equal(fast.history, plain.history, atol=1e-4, rtol=1e-4)
+
+
+def test_a_step_that_cannot_be_compiled_is_plain(blobs, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("no C++ compiler\nwas found")
+
+    settings = {"epochs": 2, "batch_size": 32, "device": "cpu", "method": "vmap"}
+    plain = sweep(mlp, blobs, {"seed": [0, 1]}, **settings)
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.warns(UserWarning, match=r"without torch.compile, which fails \(no C\+\+ compiler was found\)") as said:
+        result = sweep(mlp, blobs, {"seed": [0, 1]}, compile=True, **settings)
+    assert len(said) == 1
+    pd.testing.assert_frame_equal(result.table, plain.table, check_exact=True)
+
+
+def tiny():
+    return MLP(6, (4,), 3)
+
+
+@pytest.mark.slow
+def test_a_thousand_networks(blobs):
+    grid = {"seed": range(125), "lr": [0.003, 0.02], "tau": [0.5, 1.0, 1.5, 2.0]}
+    data = SimpleNamespace(train=blobs.train, val=blobs.val)
+    result = sweep(
+        tiny, data, grid, loss=losses.comp_sum, epochs=2, batch_size=64, eval_every=2, device="cpu", method="vmap"
+    )
+    assert len(result) == 1000
+    for i in (0, 509, 999):
+        row = result.table.iloc[i]
+        torch.manual_seed(int(row.seed))
+        model = tiny()
+        loss = functools.partial(losses.comp_sum, tau=row.tau)
+        fit(model, blobs, loss, epochs=2, batch_size=64, lr=row.lr, seed=int(row.seed), device="cpu")
+        logits = model(blobs.test[0]).detach()
+        assert logits.std() > 0.05
+        torch.testing.assert_close(result.model(i)(blobs.test[0]).detach(), logits, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+def test_a_thousand_networks_on_a_gpu_are_those_of_the_cpu(blobs):
+    grid = {"seed": range(250), "lr": [0.003, 0.02], "loss": [losses.mae, losses.cross_entropy]}
+    cpu, cuda = (
+        sweep(tiny, blobs, grid, epochs=4, batch_size=64, device=device, method="vmap") for device in ("cpu", "cuda")
+    )
+    torch.testing.assert_close(cuda.logits(blobs.test[0]), cpu.logits(blobs.test[0]), atol=1e-3, rtol=1e-3)
+    pd.testing.assert_frame_equal(cuda.table, cpu.table, atol=1e-3, rtol=1e-3)
+
+
+def out_of_memory():
+    """What torch raises on the CPU, had by asking for more than any machine has."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    return caught.value
+
+
+@pytest.mark.parametrize("error", [out_of_memory(), torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_a_chunk_that_does_not_fit_the_memory_is_trained_in_halves(blobs, monkeypatch, error):
+    from lossbook.train import stacked
+
+    settings = {"loss": cross_entropy, "epochs": 3, "batch_size": 32, "device": "cpu", "method": "vmap"}
+    expected = sweep(mlp, blobs, MIXED, **settings)
+    original, limit, steps = stacked._Stack.gradient, 4, []
+
+    def gradient(self, x, target):
+        steps.append(len(self.configs))
+        if len(self.configs) > limit and steps.count(len(self.configs)) == 4:
+            raise error
+        return original(self, x, target)
+
+    monkeypatch.setattr(stacked._Stack, "gradient", gradient)
+    with pytest.warns(UserWarning, match="networks at once do not fit the memory") as caught:
+        result = sweep(mlp, blobs, MIXED, **settings)
+    assert [str(warning.message).split()[0] for warning in caught] == ["12", "6"]
+    torch.testing.assert_close(result.logits(blobs.test[0]), expected.logits(blobs.test[0]), atol=1e-5, rtol=1e-5)
+    pd.testing.assert_frame_equal(result.table, expected.table, atol=1e-5, rtol=1e-5)
+
+
+def test_one_network_that_does_not_fit_the_memory_says_what_to_do(blobs, monkeypatch):
+    from lossbook.train import stacked
+
+    def gradient(self, x, target):
+        raise error
+
+    monkeypatch.setattr(stacked, "_refusal", lambda job: None)
+    monkeypatch.setattr(stacked._Stack, "gradient", gradient)
+    error = torch.OutOfMemoryError("CUDA out of memory.")
+    with pytest.raises(MemoryError, match="try a smaller batch_size"), pytest.warns(UserWarning, match="chunk=1"):
+        sweep(mlp, blobs, {"seed": [0, 1]}, epochs=1, device="cpu")
+    error = RuntimeError("another fault")
+    with pytest.raises(RuntimeError, match="another fault"):
+        sweep(mlp, blobs, {"seed": [0, 1]}, epochs=1, device="cpu")
