@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -26,15 +27,28 @@ def test_bytes_and_text_arrive_as_they_are(tmp_path: Path) -> None:
     assert (tmp_path / "new/bytes").read_bytes() == b"\r\n\0"
 
 
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/file'$") as caught:
+        _files.write_atomically(tmp_path / "file", "new")
+    assert caught.value.filename == str(tmp_path / "file")
+    assert os.listdir(tmp_path) == []
+
+
 def test_leftovers_are_cleared_by_name(tmp_path: Path) -> None:
-    names = [f".{name}.17{_files._TEMPORARY}" for name in ("a", "b")]
+    names = [f".{name}.17{_files._TEMPORARY}" for name in ("a[1]", "b")] + [f".below/.c.17{_files._TEMPORARY}"]
+    (tmp_path / ".below").mkdir()
     for name in names:
         (tmp_path / name).touch()
     (tmp_path / "a").touch()
-    _files.clear_leftovers(tmp_path, "a")
-    assert sorted(os.listdir(tmp_path)) == sorted([names[1], "a"])
+    _files.clear_leftovers(tmp_path, "a[1]")
+    assert sorted(os.listdir(tmp_path)) == sorted([names[1], ".below", "a"])
     _files.clear_leftovers(tmp_path)
-    assert os.listdir(tmp_path) == ["a"]
+    assert sorted(os.listdir(tmp_path)) == [".below", "a"]
+    assert not os.listdir(tmp_path / ".below")
 
 
 def test_a_lock_is_for_one_process_and_ends_with_it(tmp_path: Path) -> None:

@@ -234,11 +234,15 @@ def _read_record(path: Path) -> dict[str, Any]:
     """The record of a last good run; empty if there is none or it is damaged."""
     try:
         record = json.loads(path.read_bytes())
-        whole = all(isinstance(record[name], str) for name in ("key", "executed"))
-        whole = whole and all(isinstance(record[name], float) for name in ("seconds", "overhead"))
-    except (OSError, ValueError, KeyError, TypeError):
+        whole = record.pop("sha256") == _digest(record)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     return record if whole else {}
+
+
+def _digest(record: dict[str, Any]) -> str:
+    # As it is when it has been read back: there, the names in a dictionary are strings.
+    return sha256(json.dumps(json.loads(json.dumps(record, default=str)), sort_keys=True))
 
 
 def cached(job: Job) -> Result | None:
@@ -260,13 +264,13 @@ def finish(job: Job) -> Result:
     seconds = time.monotonic() - job.started
     overhead = seconds if job.first_cell is None else job.first_cell - job.started
     text = _text(clean(job.nb))
-    # Without a record there is no last result: a crash between these lines costs a run, never a wrong answer. And a
-    # notebook that has failed runs again, even if nothing changes.
-    job.record.unlink(missing_ok=True)
     if job.error is not None:
+        # Without a record there is no last result: a notebook that has failed runs again, even if nothing changes.
+        job.record.unlink(missing_ok=True)
         if job.first_cell is not None:
             write_atomically(job.failed, text)
         return Result(job.source, "failed", job.failed if job.first_cell else None, seconds, overhead, job.error)
+    # A crash after this line costs a run, never a wrong answer: the record that stands is of another execution.
     write_atomically(job.executed, text)
     record = {
         "key": job.key,
@@ -275,6 +279,7 @@ def finish(job: Job) -> Result:
         "overhead": overhead,
         "parameters": job.parameters,
     }
+    record["sha256"] = _digest(record)
     write_atomically(job.record, json.dumps(record, indent=1, default=str) + "\n")
     job.failed.unlink(missing_ok=True)
     return Result(job.source, "ok", job.executed, seconds, overhead)

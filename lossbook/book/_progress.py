@@ -25,8 +25,11 @@ class Report:
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    def start(self, job: Job) -> None:
-        pass
+    def start(self, job: Job, *, elsewhere: bool = False) -> None:
+        """A notebook runs now; of one that runs elsewhere the cell is not known."""
+
+    def stop(self, job: Job) -> None:
+        """It does not run any longer, and has not ended: its worker is lost, or its result on the way."""
 
     def update(self, running: list[Job]) -> None:
         pass
@@ -47,12 +50,14 @@ class _Bars(Report):
 
     def __init__(self, total: int) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         super().__init__(total)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self.progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
-        self.whole = self.progress.add_task("the book", total=total, note="")
+        name, count, note = (
+            TextColumn(f"{{task.{text}}}") for text in ("description", "fields[count]", "fields[note]")
+        )
+        self.progress = Progress(name, BarColumn(), count, TimeElapsedColumn(), note, console=Console(stderr=True))
+        self.whole = self.progress.add_task("the book", total=total, count=f"0/{total}", note="")
         self.tasks: dict[Path, Any] = {}
 
     def __enter__(self) -> _Bars:
@@ -65,19 +70,25 @@ class _Bars(Report):
     def say(self, text: str) -> None:
         self.progress.console.print(text, markup=False, highlight=False)
 
-    def start(self, job: Job) -> None:
-        self.tasks[job.rel] = self.progress.add_task(str(job.rel), total=job.cells, note="")
+    def start(self, job: Job, *, elsewhere: bool = False) -> None:
+        total, count = (None, "") if elsewhere else (job.cells, f"0/{job.cells}")
+        self.tasks[job.rel] = self.progress.add_task(str(job.rel), total=total, count=count, note="")
+
+    def stop(self, job: Job) -> None:
+        if job.rel in self.tasks:
+            self.progress.remove_task(self.tasks.pop(job.rel))
 
     def update(self, running: list[Job]) -> None:
         for job in running:
-            self.progress.update(self.tasks[job.rel], completed=max(job.cell - 1, 0))
+            done = max(job.cell - 1, 0)
+            self.progress.update(self.tasks[job.rel], completed=done, count=f"{done}/{job.cells}")
 
     def finish(self, job: Job, seconds_left: float | None) -> None:
         self.ended += 1
         self.say(_ending(job))
-        if job.rel in self.tasks:
-            self.progress.remove_task(self.tasks.pop(job.rel))
-        self.progress.update(self.whole, completed=self.ended, note=_left(seconds_left))
+        self.stop(job)
+        count = f"{self.ended}/{self.total}"
+        self.progress.update(self.whole, completed=self.ended, count=count, note=_left(seconds_left))
 
 
 def reporter(total: int, progress: bool) -> Report:

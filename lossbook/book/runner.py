@@ -16,6 +16,7 @@ import functools
 import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -81,7 +82,8 @@ def run_notebooks(
         progress: say on stderr what happens.
         cluster: address of a Dask scheduler, such as "tcp://10.0.0.1:8786", whose workers then execute the notebooks,
             each worker one at a time; `workers` has no meaning. They need this package, and find data by their own
-            LOSSBOOK_DATA. A notebook of a worker that is lost is executed again by another.
+            LOSSBOOK_DATA. A notebook of a worker that is lost is executed again by another; while there is no other,
+            the run waits for one to come.
 
     Returns:
         a Result per notebook, in the order of the paths.
@@ -190,12 +192,36 @@ def _on_cluster(jobs: list[Job], address: str, like: Order, progress: bool) -> N
             for job in jobs:
                 if job.result:
                     report.finish(job, None)
-            for i, future in in_pieces(client, execute_order, None, orders, 1):
+            watch = _Watch(jobs, waiting, report)
+            for i, future in in_pieces(client, execute_order, None, orders, 1, watch):
                 _take(waiting[i], future)
-                report.finish(waiting[i], None)
+                report.finish(waiting[i], watch.seconds_left())
+    except ConnectionError as error:
+        raise RunError(str(error)) from error
     except KeyboardInterrupt as interrupt:
         signum = signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT
         raise Interrupted(signum, [job.result for job in jobs if job.result]) from None
+
+
+class _Watch:
+    """Shows which notebooks the workers execute, as `in_pieces` tells it."""
+
+    def __init__(self, jobs: list[Job], waiting: list[Job], report: _progress.Report) -> None:
+        self.jobs, self.waiting, self.report = jobs, waiting, report
+        self.running: set[int] = set()
+        self.workers = 1
+
+    def __call__(self, running: set[int], workers: int) -> None:
+        for i in self.running - running:
+            self.report.stop(self.waiting[i])
+        for i in sorted(running - self.running):
+            self.waiting[i].started = time.monotonic()
+            self.report.start(self.waiting[i], elsewhere=True)
+        self.running, self.workers = running, workers
+
+    def seconds_left(self) -> float | None:
+        running = [self.waiting[i] for i in self.running]
+        return _seconds_left(self.jobs, running, self.workers) if self.workers else None
 
 
 def _take(job: Job, future: Any) -> None:
@@ -296,15 +322,18 @@ class _Run:
         self.running.remove(job)
         with _jobs.writing(job.executed):
             job.result = _jobs.finish(job)
-        self.report.finish(job, self._seconds_left())
+        self.report.finish(job, _seconds_left(self.jobs, self.running, self.workers))
 
-    def _seconds_left(self) -> float | None:
-        """What the notebooks took last time, or on average in this run, shared among the workers."""
-        known = [job.result.seconds for job in self.jobs if job.result] or [0.0]
-        now, typical = time.monotonic(), sum(known) / len(known)
-        waiting = sum(job.expected or typical for job in self.waiting)
-        running = sum(max((job.expected or typical) - (now - job.started), 0.0) for job in self.running)
-        return (waiting + running) / self.workers
+
+def _seconds_left(jobs: list[Job], running: list[Job], workers: int) -> float:
+    """What the notebooks took last time, or on average in this run, shared among the workers."""
+    known = [job.result.seconds for job in jobs if job.result] or [0.0]
+    now, typical, left = time.monotonic(), sum(known) / len(known), 0.0
+    begun = {job.rel: job.started for job in running}
+    for job in jobs:
+        if job.result is None:
+            left += max((job.expected or typical) - (now - begun.get(job.rel, now)), 0.0)
+    return left / workers
 
 
 @contextlib.contextmanager
@@ -369,6 +398,7 @@ def _death(job: Job) -> str:
 @functools.cache
 def _engine() -> str:
     """Register the papermill engine that runs our jobs; its name."""
+    import nbclient.client
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
     from papermill.clientwrap import PapermillNotebookClient
@@ -379,6 +409,10 @@ def _engine() -> str:
     # What papermill and its client report goes into the result; on the terminal it would run through the progress bars.
     quiet = logging.getLogger("lossbook.papermill")
     quiet.setLevel(logging.CRITICAL + 1)
+
+    # What it looks for, from the start of a line only. Its own search starts at each character: for a line of a million
+    # it takes a quarter of an hour, in which no other thread of the run gets a turn.
+    nbclient.client._RGX_CARRIAGERETURN = re.compile(r"^.*\r(?=[^\n])", re.MULTILINE)
 
     class Engine(NBClientEngine):
         @classmethod

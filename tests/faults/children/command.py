@@ -1,0 +1,5 @@
+"""The command `lossbook`."""
+
+from lossbook.book.cli import main
+
+main()
