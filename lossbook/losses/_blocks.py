@@ -43,13 +43,6 @@ def log_sum_exp_within(x: Tensor, group: int = 1) -> Tensor:
     return _LogSumExp.apply(x, None, group, False)[0]
 
 
-def log_sum_exp_to(x: Tensor, y: Tensor) -> Tensor:
-    """log sum_j exp(x_i · y_j): x `(n, d)` and y `(m, d)` -> `(n,)`; value and gradient take four products x yᵀ."""
-    if len(x) * len(y) <= WRITTEN_OUT:
-        return (x @ y.mT).logsumexp(1)
-    return _LogSumExp.apply(x, y, 1, False)[0]
-
-
 def log_sum_exp_between(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """log sum_j exp(x_i · y_j), `(n,)`, and log sum_i exp(x_i · y_j), `(m,)`, of x `(n, d)` and y `(m, d)`.
 
@@ -88,7 +81,7 @@ def _same_group(n: int, group: int, device: torch.device) -> Tensor:
     return of[:, None] == of
 
 
-class _FirstOnly(Function):
+class FirstOnly(Function):
     """The gradient of a function of many similarities; one of its own, so that its derivative is refused, not 0."""
 
     @staticmethod
@@ -107,7 +100,7 @@ class _LogSumExp(Function):
     def forward(x: Tensor, y: Tensor | None, group: int, both: bool) -> tuple[Tensor, Tensor]:
         rows = x.new_full((len(x),), -torch.inf)
         columns = rows if y is None else y.new_full((len(y) if both else 0,), -torch.inf)
-        for i, j, tile in _tiles(x, y, group):
+        for i, j, tile in tiles(x, y, group):
             rows[i] = torch.logaddexp(rows[i], tile.logsumexp(1))
             if both or (y is None and i != j):
                 columns[j] = torch.logaddexp(columns[j], tile.logsumexp(0))
@@ -125,10 +118,10 @@ class _LogSumExp(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
-        return _one_by_one(_LogSumExp, info, in_dims, inputs)
+        return one_by_one(_LogSumExp, info, in_dims, inputs)
 
 
-class _Slope(_FirstOnly):
+class _Slope(FirstOnly):
     """The gradient of `_LogSumExp`."""
 
     @staticmethod
@@ -146,7 +139,7 @@ class _Slope(_FirstOnly):
         to, dy = (x, dx) if y is None else (y, torch.zeros_like(y))
         if y is None:
             columns, pull_columns, both = rows, pull_rows, True
-        for i, j, tile in _tiles(x, y, group):
+        for i, j, tile in tiles(x, y, group):
             weights = (tile - rows[i, None]).exp_().mul_(pull_rows[i, None])
             if both:
                 weights.add_(tile.sub_(columns[j]).exp_().mul_(pull_columns[j]))
@@ -157,10 +150,10 @@ class _Slope(_FirstOnly):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
-        return _one_by_one(_Slope, info, in_dims, inputs)
+        return one_by_one(_Slope, info, in_dims, inputs)
 
 
-def _tiles(x: Tensor, y: Tensor | None, group: int) -> Iterator[tuple[slice, slice, Tensor]]:
+def tiles(x: Tensor, y: Tensor | None, group: int = 1) -> Iterator[tuple[slice, slice, Tensor]]:
     """Rows, columns and their similarities; of x xᵀ the tiles on and above the diagonal, -inf within a group."""
     step = TILE - TILE % group
     to = x if y is None else y
@@ -195,10 +188,10 @@ class _ByRows(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
-        return _one_by_one(_ByRows, info, in_dims, inputs)
+        return one_by_one(_ByRows, info, in_dims, inputs)
 
 
-class _SlopeByRows(_FirstOnly):
+class _SlopeByRows(FirstOnly):
     """The gradient of `_ByRows` in the wanted tensors."""
 
     @staticmethod
@@ -226,7 +219,7 @@ class _SlopeByRows(_FirstOnly):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
-        return _one_by_one(_SlopeByRows, info, in_dims, inputs)
+        return one_by_one(_SlopeByRows, info, in_dims, inputs)
 
 
 def _pieces(step: int, rows: Sequence[Tensor]) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
@@ -234,7 +227,8 @@ def _pieces(step: int, rows: Sequence[Tensor]) -> Iterator[tuple[int, tuple[Tens
     return ((k * step, piece) for k, piece in enumerate(pieces))
 
 
-def _one_by_one(function: type[Function], info: Any, in_dims: Any, inputs: Any) -> Any:
+def one_by_one(function: type[Function], info: Any, in_dims: Any, inputs: Any) -> Any:
+    """The rule by which `vmap` calls a function whose tiles have no room for one more dimension."""
     calls = (
         [x.select(dim, k) if isinstance(dim, int) else x for x, dim in zip(inputs, in_dims, strict=True)]
         for k in range(info.batch_size)

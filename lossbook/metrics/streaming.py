@@ -4,11 +4,28 @@ The state is bins or sums in float64, never samples, so memory does not grow, an
 that of the whole (`merge_state`, or torch.distributed by itself). Each class computes with the functions of its
 sibling modules; an input may lie on another device than the metric. A value is a float64 tensor, NaN before the
 first batch.
+
+On a Dask cluster a task makes the metric of its part of the data and returns it, a few kilobytes:
+
+    def seen(part):
+        metric = CalibrationError()
+        for probs, target in part:
+            metric.update(probs, target)
+        return metric
+
+    whole = CalibrationError()
+    for _, metric in as_completed(client.map(seen, parts), with_results=True):
+        whole.merge_state(metric)
+
+A part that is done again because its worker was lost still counts once: a task has one result. Tasks on a GPU return
+`metric.cpu()`.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -25,11 +42,61 @@ _FINE_BINS = 2**12
 _SMOOTH_CELLS = 2**18
 
 
-class _Mean(Metric):
-    """A sum over samples, divided by their number."""
+class _Streaming(Metric):
+    """State that is added up, and merged without being counted twice, forgotten or broadcast."""
 
     full_state_update = False
     is_differentiable = False
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add what another metric of the same class and options has seen, or its `metric_state`; any device.
+
+        Raises:
+            ValueError: another class, other options, or a state that lacks a part.
+        """
+        state = incoming_state
+        if isinstance(incoming_state, type(self)):
+            for name in ("num_classes", "n_bins"):
+                ours, theirs = getattr(self, name, None), getattr(incoming_state, name, None)
+                if ours != theirs:
+                    raise ValueError(f"cannot merge a metric with {name} {theirs} into one with {name} {ours}")
+            state = incoming_state.metric_state
+        if isinstance(state, dict):
+            state = {name: value.to(self.device) for name, value in state.items()}
+            for name in self._defaults:
+                if name not in state:
+                    raise ValueError(f"cannot merge a state without {name}: it has {', '.join(state) or 'nothing'}")
+                ours, theirs = tuple(getattr(self, name).shape), tuple(state[name].shape)
+                if ours != theirs:
+                    raise ValueError(f"cannot merge {name} of shape {theirs} into {name} of shape {ours}")
+        super().merge_state(state)
+        # torchmetrics would go on giving the value computed before, and warn of a metric that was only merged into.
+        self._computed = None
+        self._update_count += 1
+
+    @contextmanager
+    def sync_context(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """torchmetrics' own: inside it the state is that of all processes, afterwards this one's, also on an error."""
+        try:
+            with super().sync_context(*args, **kwargs):
+                yield
+        except BaseException:
+            # torchmetrics would leave everyone's state here, and count it once more for each process.
+            if self._is_synced:
+                self.unsync()
+            raise
+
+    @contextmanager
+    def _of_all(self) -> Iterator[None]:
+        """The state of all processes, as `compute` has it by itself; nothing more inside of that."""
+        asked = self._to_sync and not self._is_synced
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=asked, should_unsync=asked):
+            yield
+
+
+class _Mean(_Streaming):
+    """A sum over samples, divided by their number."""
+
     total: Tensor
     samples: Tensor
 
@@ -90,11 +157,9 @@ class NegativeLogLikelihood(_Mean):
             self._add(calibration.row_loss_sum(probs, target, calibration.log_loss), len(probs))
 
 
-class _TopLabelBins(Metric):
+class _TopLabelBins(_Streaming):
     """Sums over bins of the top label, or of an event."""
 
-    full_state_update = False
-    is_differentiable = False
     higher_is_better = False
     sums: Tensor
 
@@ -150,7 +215,8 @@ class CalibrationError(_TopLabelBins):
         """`reliability_bins` of all samples so far; the bins must be uniform."""
         if self.strategy != "uniform":
             raise ValueError(f"reliability needs strategy 'uniform', but it is {self.strategy!r}")
-        return calibration.reliability_of(self.sums, _bins.uniform_edges(self.n_bins))
+        with self._of_all():
+            return calibration.reliability_of(self.sums, _bins.uniform_edges(self.n_bins))
 
 
 class MaximumCalibrationError(_TopLabelBins):
@@ -208,14 +274,12 @@ class TopLabelCalibrationError(_TopLabelBins):
         return _bins.calibration_error(sums, norm=1)
 
 
-class SmoothCalibrationError(Metric):
+class SmoothCalibrationError(_Streaming):
     """Streaming `smooth_calibration_error`: the residuals on a grid of 2¹⁸ cells, 2 MB.
 
     The value is the function's, up to the error of a grid; but one below 2⁻¹¹ = 5e-4 comes out as at most that.
     """
 
-    full_state_update = False
-    is_differentiable = False
     higher_is_better = False
     mass: Tensor
     samples: Tensor
@@ -237,15 +301,13 @@ class SmoothCalibrationError(Metric):
         return self.mass.new_tensor(value)
 
 
-class BrierDecomposition(Metric):
+class BrierDecomposition(_Streaming):
     """Streaming `brier_decomposition` of the (n,) probabilities of an event.
 
     Args:
         n_bins: as the function.
     """
 
-    full_state_update = False
-    is_differentiable = False
     sums: Tensor
 
     def __init__(self, n_bins: int = 15, **kwargs: Any) -> None:
@@ -265,7 +327,7 @@ class BrierDecomposition(Metric):
         return dict(zip(decomposition.BrierTerms._fields, terms, strict=True))
 
 
-class ClasswiseCalibrationError(Metric):
+class ClasswiseCalibrationError(_Streaming):
     """Streaming `classwise_calibration_error` with uniform bins.
 
     Args:
@@ -273,8 +335,6 @@ class ClasswiseCalibrationError(Metric):
         n_bins: as the function.
     """
 
-    full_state_update = False
-    is_differentiable = False
     higher_is_better = False
     gap: Tensor
     samples: Tensor
@@ -299,7 +359,7 @@ class ClasswiseCalibrationError(Metric):
         return self.gap.abs().sum() / (self.samples * self.num_classes)
 
 
-class NeuralCollapse(Metric):
+class NeuralCollapse(_Streaming):
     """Streaming `collapse_report`: class counts, class means and the within-class scatter matrix, accumulated about
     the means.
 
@@ -316,8 +376,6 @@ class NeuralCollapse(Metric):
         dim: d, the number of features.
     """
 
-    full_state_update = False
-    is_differentiable = False
     moments: Tensor
 
     def __init__(self, num_classes: int, dim: int, **kwargs: Any) -> None:
@@ -341,13 +399,14 @@ class NeuralCollapse(Metric):
 
     @property
     def means(self) -> Tensor:
-        """(K, d) class means so far; ValueError if a class has no samples yet."""
+        """(K, d) class means so far, of all processes as in `compute`; ValueError if a class has no samples yet."""
         return self._checked().mean
 
     @property
     def singular_values(self) -> Tensor:
         """(min(N, d),) of all features so far, not centred: what `representation.rankme_of` and its relatives take."""
-        return collapse.singular_values_of(_unpack(self.moments))
+        with self._of_all():
+            return collapse.singular_values_of(_unpack(self.moments))
 
     def compute(self) -> dict[str, float]:
         """NC1 and NC2 of all samples so far, with the names of `collapse_report`; ValueError if a class has no
@@ -362,7 +421,8 @@ class NeuralCollapse(Metric):
         return collapse.report_of(moments) | collapse.head_report_of(moments, weight, bias)
 
     def _checked(self) -> collapse.Moments:
-        moments = _unpack(self.moments)
+        with self._of_all():
+            moments = _unpack(self.moments)
         collapse.check_classes(moments.count)
         return moments
 

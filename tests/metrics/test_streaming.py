@@ -96,6 +96,44 @@ def test_state_does_not_grow_and_survives_copies(name):
     assert float(copy.deepcopy(metric).compute()) == float(pickle.loads(pickle.dumps(metric)).compute()) == value
 
 
+def test_a_value_after_a_merge_is_of_all(recwarn):
+    probs, target = predictions(300)
+    whole = metrics.CalibrationError()
+    for end, rows in zip((100, 200, 300), torch.arange(300).split(100), strict=True):
+        part = metrics.CalibrationError()
+        part.update(probs[rows], target[rows])
+        whole.merge_state(part if end < 300 else part.metric_state)
+        assert float(whole.compute()) == pytest.approx(ECE(probs[:end], target[:end]), abs=1e-12)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        (lambda: metrics.CalibrationError(10), lambda: metrics.CalibrationError(1), "n_bins 1 into one with n_bins 10"),
+        (
+            lambda: metrics.TopLabelCalibrationError(2, 15),
+            lambda: metrics.TopLabelCalibrationError(3, 10),
+            "num_classes 3 into one with num_classes 2",
+        ),
+        (
+            metrics.CalibrationError,
+            lambda: metrics.CalibrationError(strategy="quantile"),
+            r"sums of shape \(3, 4096\) into sums of shape \(3, 15\)",
+        ),
+        (metrics.CalibrationError, lambda: {"sums": torch.zeros(3, 1)}, r"sums of shape \(3, 1\)"),
+        (metrics.Accuracy, lambda: {"total": torch.tensor(1.0)}, "a state without samples: it has total"),
+        (metrics.Accuracy, metrics.BrierScore, "Accuracy"),
+        (lambda: metrics.NeuralCollapse(2, 3), lambda: metrics.NeuralCollapse(2, 4), r"moments of shape \(6, 5\)"),
+    ],
+)
+def test_what_does_not_belong_together_is_not_merged(one, other, message):
+    metric = one()
+    with pytest.raises(ValueError, match=message):
+        metric.merge_state(other())
+    assert not any(state.any() for state in metric.metric_state.values())
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_forward_gives_the_batch_and_keeps_the_whole(name):
     make, function = PAIRS[name]
@@ -295,6 +333,19 @@ def test_cuda_batches(name, home):
     metric.update(probs[300:].cuda(), target[300:].cuda())
     assert float(metric.compute()) == pytest.approx(function(probs, target), abs=1e-10)
     assert function(probs.cuda(), target) == pytest.approx(function(probs, target), abs=1e-10)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("home", "elsewhere"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_part_of_another_device_is_merged(home, elsewhere):
+    probs, target = predictions(1000)
+    whole, part = metrics.CalibrationError().to(home), metrics.CalibrationError().to(elsewhere)
+    whole.update(probs[:300], target[:300])
+    part.update(probs[300:], target[300:])
+    whole.merge_state(part)
+    assert whole.compute().device.type == home
+    assert float(whole.compute()) == pytest.approx(ECE(probs, target), abs=1e-12)
 
 
 @pytest.mark.gpu

@@ -43,7 +43,10 @@ def cross_entropy(
     if weight is not None:
         log_p = log_p * weight.to(log_p.dtype)
     log_p_y = (y * log_p).sum(dim=1) if y.is_floating_point() else at_label(log_p, y)
-    loss = -(1 - eps) * log_p_y - eps / num_classes * log_p.sum(dim=1)
+    if not isinstance(eps, Tensor) and eps == 0:
+        loss = -log_p_y
+    else:
+        loss = -(1 - eps) * log_p_y - eps / num_classes * log_p.sum(dim=1)
     return reduce(loss, logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction, weighted=True)
 
 

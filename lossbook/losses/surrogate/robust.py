@@ -107,12 +107,12 @@ def aldr_kl(
     g = _normalized(f, normalize)
     cost = alpha * math.log(g.shape[1])
     previous = lam0 if lam_prev is None else lam_prev.detach().to(g.dtype)[:, None]
-    p = (g.detach() / previous).softmax(dim=1) + 1e-5
-    p = p / p.sum(dim=1, keepdim=True)
-    kl = (p * (g.shape[1] * p).log()).sum(dim=1)
+    p = (g.detach() / previous).softmax(dim=1).add_(1e-5)
+    relative = p.mul_(1 / p.mean(dim=1, keepdim=True))  # C p
+    kl = relative.log().mul_(relative).mean(dim=1)
     # Of one class there is nothing to choose: kl and cost are 0.
     lam = lam0 * (1 - (kl / cost if g.shape[1] > 1 else kl))
-    loss = lam * _log_mean_exp(_violations(g, y, margin) / lam[:, None]) - cost / (2 * lam0) * (lam - lam0) ** 2
+    loss = lam * _log_mean_exp(_violations(g, y, margin) * (1 / lam)[:, None]) - cost / (2 * lam0) * (lam - lam0) ** 2
     loss = reduce(loss, logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
     return (loss, lam) if return_lam else loss
 
@@ -139,20 +139,20 @@ def _normalized(f: Tensor, normalize: str | None) -> Tensor:
     if normalize is None:
         return f
     g = f if normalize == "l1" else softplus(f)
-    scale = g.abs().mean(dim=1, keepdim=True)
-    return g / torch.where(scale > 1e-12, scale, 1.0)
+    scale = (g.abs() if normalize == "l1" else g).mean(dim=1, keepdim=True)
+    return g * (1 / torch.where(scale > 1e-12, scale, 1.0))
 
 
 def _violations(g: Tensor, y: Tensor, margin: float | Tensor) -> Tensor:
     """d `(N, C)`: by how much each class breaks the margin; 0 at the label."""
-    rival = torch.ones_like(g).scatter(1, y[:, None], 0.0)
-    return g - at_label(g, y)[:, None] + margin * rival
+    return (g - (at_label(g, y) - margin)[:, None]).scatter(1, y[:, None], 0.0)
 
 
 def _log_mean_exp(x: Tensor) -> Tensor:
+    """log mean_k exp(x_k); overwrites x."""
     # Not logsumexp minus log C: where lam is large x is small, and that difference is all rounding.
     top = x.detach().amax(dim=1, keepdim=True)
-    return top.squeeze(1) + (x - top).expm1().mean(dim=1).log1p()
+    return top.squeeze(1) + x.sub_(top).expm1_().mean(dim=1).log1p()
 
 
 class ALDRLoss(nn.Module):

@@ -109,7 +109,8 @@ def spherical_mse(
     Source: Vincent, de Brebisson, Bouthillier 2015 (arXiv 1412.7091), the first loss of the spherical family.
     """
     o, y = prepare(logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
-    loss = (o - F.one_hot(y, o.shape[1])).square().sum(dim=1)
+    minus_one = torch.full_like(y, -1, dtype=o.dtype)
+    loss = o.scatter_add(1, y[:, None], minus_one[:, None]).square().sum(dim=1)
     return reduce(loss, logits, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
 
 

@@ -44,6 +44,23 @@ def test_gradient_is_that_of_the_double_sum() -> None:
     torch.testing.assert_close(*(torch.autograd.grad(v, logits)[0] for v in (value, want)))
 
 
+def test_confidences_that_tie() -> None:
+    """Value and gradient of the sum over pairs where some rows are equal, in float32, at the narrowest kernel."""
+    logits, target = batch(n=40)
+    logits = logits.repeat(3, 1)[torch.randperm(120, generator=torch.Generator().manual_seed(1))].requires_grad_(True)
+    target = target.repeat(3)
+    c, predicted = logits.softmax(1).max(1)
+    residual = (predicted == target).double() - c
+    for width in (0.01, 0.4):
+        kernel = torch.exp(-(c[:, None] - c[None, :]).abs() / width)
+        want = F.cross_entropy(logits, target) + residual @ kernel @ residual / len(c) ** 2
+        value = losses.mmce_penalty(logits, target, width=width)
+        torch.testing.assert_close(value, want)
+        torch.testing.assert_close(*(torch.autograd.grad(v, logits, retain_graph=True)[0] for v in (value, want)))
+        narrow = losses.mmce_penalty(logits.float(), target, width=width)
+        torch.testing.assert_close(narrow, want.float(), rtol=1e-4, atol=1e-6)
+
+
 def test_a_whole_weight_repeats_the_row() -> None:
     logits, target = batch(c=3)
     weight = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
@@ -73,7 +90,7 @@ def test_is_least_where_confidence_is_accuracy() -> None:
     torch.testing.assert_close(torch.stack(values), (0.7 - c) ** 2)
 
 
-@pytest.mark.parametrize("width", [0.0, -0.4, float("nan")])
+@pytest.mark.parametrize("width", [0.0, 0.009, -0.4, float("nan")])
 def test_bad_width(width: float) -> None:
-    with pytest.raises(ValueError, match=r"width must lie in \(0"):
+    with pytest.raises(ValueError, match=r"width must lie in \[0.01"):
         losses.mmce_penalty(*batch(), width=width)

@@ -31,7 +31,7 @@ def numbers(dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
 def test_value_and_gradients_are_those_of_the_dense_form(how, reduction, smoothing, weighted, biased):
@@ -46,6 +46,37 @@ def test_value_and_gradients_are_those_of_the_dense_form(how, reduction, smoothi
     torch.testing.assert_close(torch.autograd.grad(ours, leaves, pull), torch.autograd.grad(dense, leaves, pull))
 
 
+@pytest.mark.parametrize("ignore_index", [-100, 2])
+def test_ignored_rows_have_no_part_in_it(how, ignore_index):
+    x, w, b, y = numbers()
+    y[[3, 7]] = ignore_index
+    leaves = [v.clone().requires_grad_() for v in (x, w, b)]
+    ours = linear_cross_entropy(*leaves[:2], y, linear_bias=leaves[2], ignore_index=ignore_index)
+    kept = y != ignore_index
+    few = cross_entropy(linear(leaves[0][kept], *leaves[1:]), y[kept])
+    torch.testing.assert_close(ours, few)
+    torch.testing.assert_close(torch.autograd.grad(ours, leaves), torch.autograd.grad(few, leaves))
+    # With none left there is nothing to average, but a sum of nothing.
+    for reduction in ("sum", "none"):
+        none = linear_cross_entropy(
+            *leaves[:2], torch.full_like(y, ignore_index), ignore_index=ignore_index, reduction=reduction
+        )
+        assert not none.any()
+        assert not any(slope.any() for slope in torch.autograd.grad(none.sum(), leaves[:2]))
+
+
+@pytest.mark.parametrize(
+    "wanted", [(True, True, True), (True, False, False), (False, True, False), (False, False, True)]
+)
+def test_slopes_are_those_of_the_value(how, wanted):
+    """gradcheck in float64, also where the features or the head are fixed."""
+    leaves = [v.clone().requires_grad_(wants) for v, wants in zip(numbers()[:3], wanted, strict=True)]
+    y, weight = numbers()[3], torch.rand(C, dtype=torch.float64) + 0.1
+    assert torch.autograd.gradcheck(
+        lambda x, w, b: linear_cross_entropy(x, w, y, linear_bias=b, weight=weight, label_smoothing=0.3), leaves
+    )
+
+
 def test_extreme_logits_and_half_precision(how):
     x, w, b, y = numbers()
     torch.testing.assert_close(
@@ -57,6 +88,12 @@ def test_extreme_logits_and_half_precision(how):
         assert found.dtype == dtype
         exact = cross_entropy(linear(low[0].float(), low[1].float(), low[2].float()), y)
         torch.testing.assert_close(found.float(), exact, rtol=1e-2, atol=0)
+        leaves = [v.clone().requires_grad_() for v in low[:3]]
+        slopes = torch.autograd.grad(linear_cross_entropy(*leaves[:2], y, linear_bias=leaves[2]), leaves)
+        wide = [v.float().requires_grad_() for v in low[:3]]
+        for slope, other in zip(slopes, torch.autograd.grad(cross_entropy(linear(*wide), y), wide), strict=True):
+            assert slope.dtype == dtype
+            torch.testing.assert_close(slope.float(), other, rtol=1e-2, atol=1e-3)
 
 
 def test_mapped_over_heads_and_smoothings(how):
@@ -76,6 +113,14 @@ def test_second_derivatives_of_the_whole():
     torch.autograd.gradgradcheck(
         lambda x, w, b: linear_cross_entropy(x, w, y[:4] % 4, linear_bias=b, label_smoothing=0.1), leaves
     )
+
+
+def test_second_derivatives_in_tiles_are_refused_by_a_sentence(monkeypatch):
+    monkeypatch.setattr(_blocks, "WRITTEN_OUT", 0)
+    x, w, _, y = numbers()
+    (slope,) = torch.autograd.grad(linear_cross_entropy(x.requires_grad_(), w, y), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="has first derivatives only"):
+        torch.autograd.grad(slope.square().sum(), x)
 
 
 def test_a_head_trains_as_with_the_dense_loss(how):
@@ -99,28 +144,31 @@ def test_a_head_trains_as_with_the_dense_loss(how):
 
 
 def test_the_logits_are_never_held():
-    """512 rows and 65,536 classes: the logits alone would take 128 MiB."""
+    """512 rows and 65,536 classes: the logits alone would take 128 MiB, the gradient of the head takes 32."""
     g = torch.Generator().manual_seed(0)
-    x = torch.randn(512, 8, generator=g).requires_grad_()
-    w = torch.randn(65_536, 8, generator=g).requires_grad_()
+    x = torch.randn(512, 128, generator=g).requires_grad_()
+    w = torch.randn(65_536, 128, generator=g).mul_(0.1).requires_grad_()
+    b = torch.randn(65_536, generator=g).requires_grad_()
     y = torch.randint(65_536, (512,), generator=g)
 
     def slopes() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(linear_cross_entropy(x, w, y), (x, w))
+        return torch.autograd.grad(linear_cross_entropy(x, w, y, linear_bias=b), (x, w, b))
 
     with one_thread():
         found = slopes()
         extra = peak_mib(slopes)
-    dense = torch.autograd.grad(cross_entropy(linear(x, w), y), (x, w))
+    dense = torch.autograd.grad(cross_entropy(linear(x, w, b), y), (x, w, b))
     torch.testing.assert_close(found, dense, rtol=1e-3, atol=1e-7)
     if extra is not None:
-        assert extra < 40
+        # One gradient and a few tiles: a second one, or a copy of the head, would be too much.
+        assert extra < 48
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ({"input": torch.ones(3)}, ValueError, r"input must be floating point of shape \(N, d\)"),
+        ({"input": torch.ones(0, 2), "target": torch.ones(0).long()}, ValueError, r"but is .* of shape \(0, 2\)"),
         ({"input": [[1.0]]}, TypeError, "input must be a torch.Tensor, but is list"),
         ({"input": torch.ones(3, 4)}, ValueError, "input has 4 features a row, but linear_weight has 2"),
         ({"input": torch.full((3, 2), torch.nan)}, ValueError, "input must be finite"),
