@@ -13,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lossbook.book.bench import Measurement
     from lossbook.book.runner import Result
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -115,33 +116,30 @@ def data() -> None:
 def bench(
     groups: Annotated[list[str] | None, typer.Argument(help="Which measurements; all if none.")] = None,
     repeats: Annotated[int, typer.Option(help="How often each pair is timed.")] = 3,
-    json: Annotated[Path | None, typer.Option(help="Also write the measurements to this file.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Also write the measurements to this file, after each of them: a stopped bench keeps those."),
+    ] = None,
 ) -> None:
-    """Measure speed against named peers, in the same run."""
-    import pandas as pd
-
+    """Measure speed as ratios to named peers in the same run; status 1 if a promise of the docs is broken."""
     from lossbook.book.bench import run_bench, write_json
 
+    def say(sentence: str) -> None:
+        typer.echo(f"lossbook: {sentence}", err=True)
+
     measurements = []
-    for m in run_bench(groups or None, repeats=repeats):
+    for m in run_bench(groups or None, repeats=repeats, device=device, say=say):
         typer.echo(f"{m.name}: {m.ours:.3g} s, {m.peer_name}: {m.peer:.3g} s", err=True)
         measurements.append(m)
-    rows = [
-        (
-            m.name,
-            f"{m.ours:.3g} s",
-            m.peer_name,
-            f"{m.peer:.3g} s",
-            f"{m.ratio:.2f} ({m.low:.2f} to {m.high:.2f})",
-            m.note,
-        )
-        for m in measurements
-    ]
-    _table(
-        pd.DataFrame(rows, columns=["what", "lossbook", "peer", "its time", "times faster", "note"]), right={"lossbook"}
-    )
-    if json is not None:
-        write_json(measurements, json)
+        if json is not None:
+            write_json(measurements, json, device)
+    _show_measurements(measurements)
+    broken = [m for m in measurements if not m.kept]
+    for m in broken:
+        say(f"{m.name} is {m.ratio:.2f} times as fast as {m.peer_name}; promised are {m.at_least:.3g}")
+    if broken:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -290,6 +288,30 @@ def _show_claims(executed: Path) -> bool:
     _table(shown, right={"seeds"})
     typer.echo(f"{table.ok.sum()} of {len(table)} claims are as the catalogue expects")
     return bool(table.ok.all())
+
+
+def _show_measurements(measurements: Sequence[Measurement]) -> None:
+    """A row per measurement, its group named once; what no measurement has gets no column."""
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {
+            "group": [m.group for m in measurements],
+            "what": [m.name for m in measurements],
+            "lossbook": [f"{m.ours:.3g} s" for m in measurements],
+            "peer": [m.peer_name for m in measurements],
+            "its time": [f"{m.peer:.3g} s" for m in measurements],
+            "times as fast": [f"{m.ratio:.2f} ({m.low:.2f} to {m.high:.2f})" for m in measurements],
+            "promised": [
+                "" if m.at_least is None else f"≥ {m.at_least:.3g} {'✓' if m.kept else '✗'}" for m in measurements
+            ],
+            "extra MiB": ["" if m.memory is None else f"{m.memory[0]:.0f} / {m.memory[1]:.0f}" for m in measurements],
+            "of the ceiling": ["" if m.ceiling is None else f"{m.ceiling:.0%}" for m in measurements],
+            "note": [m.note for m in measurements],
+        }
+    )
+    frame["group"] = frame.group.mask(frame.group.duplicated(), "")
+    _table(frame.loc[:, (frame != "").any()], right={"lossbook", "its time", "of the ceiling"})
 
 
 def _table(frame: pd.DataFrame, right: Collection[str] = ()) -> None:

@@ -19,6 +19,7 @@ from lossbook.book.results import ClaimResult, claims_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ("conf.py", "index.md", "_static", "_templates")
+SPEED = "_static/bench.json"  # `lossbook bench --json notebooks/_static/bench.json` writes it
 CONTENTS = "<!-- contents -->"
 
 
@@ -46,7 +47,7 @@ def build_site(
         SiteError: no executed notebooks, no Sphinx, or Sphinx failed.
     """
     executed, out, source = Path(executed), Path(out), Path(source)
-    if missing := [name for name in SOURCE if not (source / name).exists()]:
+    if missing := [name for name in (*SOURCE, SPEED) if not (source / name).exists()]:
         raise SiteError(f"{source / missing[0]} is missing; the site is built from a checkout of the book")
     notebooks = [name for name in find_notebooks(source) if (executed / name).is_file()]
     if not notebooks:
@@ -93,6 +94,8 @@ def _write_pages(source: Path, executed: Path, notebooks: list[str], pages: Path
     (new / "index.md").write_text(index.replace(CONTENTS, _contents(notebooks)), encoding="utf-8")
     (new / "papers.md").write_text(_papers_page(catalog, notebooks, measured), encoding="utf-8")
     (new / "claims.md").write_text(_claims_page(catalog, notebooks, measured), encoding="utf-8")
+    report = json.loads((new / SPEED).read_text(encoding="utf-8"))
+    (new / "speed.md").write_text(_speed_page(report), encoding="utf-8")
     _replace(new, pages)
 
 
@@ -131,7 +134,7 @@ def _contents(notebooks: list[str]) -> str:
     for name in notebooks:
         parts.setdefault(name.rpartition("/")[0], []).append(name.removesuffix(".ipynb"))
     blocks = [_toctree(heading(part), pages) for part, pages in parts.items()]
-    return "\n".join([*blocks, _toctree("Lists", ["papers", "claims"], ":hidden:\n")])
+    return "\n".join([*blocks, _toctree("Lists", ["papers", "claims", "speed"], ":hidden:\n")])
 
 
 def _toctree(caption: str, pages: list[str], options: str = "") -> str:
@@ -188,6 +191,40 @@ def _claims_page(catalog: Catalog, notebooks: list[str], measured: Mapping[str, 
                 result = measured.get(key)
                 lines.append(_row(text, _plain(claim.paper), _status(claim.expected, result), _numbers(result)))
     return "\n".join([*lines, ""])
+
+
+def _speed_page(report: Mapping[str, Any]) -> str:
+    """The measurements that `lossbook bench` wrote."""
+    machine, rows = report["machine"], report["measurements"]
+    pairs = sorted({len(row["samples"]) for row in rows})
+    lines = [
+        "# How fast is it?",
+        "",
+        "Each row times two things in turn, in one run: what this package does, and another way to the same result, or "
+        "a floor below which no way gets. A ratio above 1 says how many times as fast the package is. It is the median "
+        f"of {' or '.join(map(str, pairs))} pairs, with the smallest and the largest in brackets. What is promised is "
+        "what the README and the documentation say, and the tests hold. The memory is how far either raises its peak. "
+        "The ceiling is what a copy or a product of matrices reaches on the same machine.",
+        "",
+        f"Measured on {_plain(machine['device'])}, {machine['cores']} cores, {machine['memory']:g} GiB of memory, with "
+        f"Python {machine['python']}, torch {_plain(machine['torch'])} and lossbook {machine['lossbook']}. On your own "
+        "machine `lossbook bench` prints the same table, with seconds, and `lossbook bench import` one group of it.",
+        "",
+        "| group | what | against | times as fast | promised | memory in MiB | of the ceiling |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        what = _plain(row["name"]) + (f"<br>*{_plain(row['note'])}*" if row["note"] else "")
+        ratio = f"{_times(row['ratio'])} ({_times(row['low'])} to {_times(row['high'])})"
+        promised = "" if row["at_least"] is None else f"≥ {row['at_least']:.3g}"
+        memory = "" if row["memory"] is None else "{:,.0f} against {:,.0f}".format(*row["memory"])
+        ceiling = "" if row["ceiling"] is None else f"{row['ceiling']:.0%}"
+        lines.append(_row(f"`{row['group']}`", what, _plain(row["peer_name"]), ratio, promised, memory, ceiling))
+    return "\n".join([*lines, ""])
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}"
 
 
 def _row(*cells: str) -> str:

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from lossbook.book import cli
-from lossbook.book.bench import Measurement
 from lossbook.book.catalog import load_catalog
 from lossbook.book.cli import _join_pairs, _main, _parameters
 from lossbook.book.runner import Result
@@ -183,16 +182,6 @@ def test_data_says_what_is_here(
     assert "bundled" in rows["digits"]
     assert "generated" in rows["two_moons"]
     assert "download" in rows["cifar10"]
-
-
-def test_bench_shows_and_writes_its_measurements(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    measurement = Measurement("a thing", "a peer", 0.5, 1.0, 2.0, 1.9, 2.1)
-    monkeypatch.setattr("lossbook.book.bench.run_bench", lambda names, repeats: iter([measurement]))
-    assert _main(["bench", "--json", str(tmp_path / "bench.json")]) == 0
-    assert "2.00 (1.90 to 2.10)" in capsys.readouterr().out
-    assert '"ratio": 2.0' in (tmp_path / "bench.json").read_text()
 
 
 def test_book_runs_builds_and_shows_the_page_even_if_something_failed(

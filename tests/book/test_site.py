@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from lossbook.book.catalog import load_catalog
 from lossbook.book.claims import MIME
-from lossbook.book.site import SOURCE, SiteError, build_site, find_notebooks, heading
+from lossbook.book.site import SOURCE, SPEED, SiteError, _speed_page, build_site, find_notebooks, heading
 
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
 PLAYER = f"""<figure class="lossbook-play"><input type="range" min="0" max="1" value="0">
@@ -156,6 +157,29 @@ def test_the_lists_name_every_paper_and_the_measured_claim(built, first_claim):
 
 
 @pytest.mark.slow
+def test_the_page_on_speed_has_a_row_a_measurement(book, built):
+    report = json.loads((book / SPEED).read_text(encoding="utf-8"))
+    page = (built[0] / "speed.html").read_text(encoding="utf-8")
+    assert page.count("<tr") == 1 + len(report["measurements"])
+    assert 'href="speed.html"' in (built[0] / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_row_on_speed_shows_ratio_promise_memory_and_ceiling():
+    machine = {
+        "device": "a_b", "cores": 2, "memory": 23.5, "python": "3.11.7", "torch": "2.13.0+cpu", "lossbook": "0.1.0",
+    }  # fmt: skip
+    row = {"group": "g", "name": "what", "peer_name": "a*b", "ratio": 2.345, "low": 0.5, "high": 1234.5, "note": "so"}
+    row |= {"at_least": 1.5, "memory": [1.2, 3456.7], "ceiling": 0.425, "samples": [[1.0, 2.0]] * 3}
+    bare = row | {"note": "", "at_least": None, "memory": None, "ceiling": None}
+    page = _speed_page({"machine": machine, "measurements": [row, bare]})
+    first, second = page.splitlines()[-2:]
+    assert first == r"| `g` | what<br>*so* | a\*b | 2.35 (0.5 to 1,234) | ≥ 1.5 | 1 against 3,457 | 42% |"
+    assert second == r"| `g` | what | a\*b | 2.35 (0.5 to 1,234) |  |  |  |"
+    assert "the median of 3 pairs" in page
+    assert r"a\_b, 2 cores, 23.5 GiB" in page
+
+
+@pytest.mark.slow
 def test_a_site_that_cannot_be_built_leaves_the_old_one(book, tmp_path):
     out = tmp_path / "site"
     out.mkdir()
@@ -173,6 +197,10 @@ def test_without_executed_notebooks_it_says_what_to_run(book, tmp_path):
         build_site(tmp_path, tmp_path / "site", source=book)
     with pytest.raises(SiteError, match=r"conf\.py is missing"):
         build_site(tmp_path, tmp_path / "site", source=tmp_path)
+    shutil.copytree(book, tmp_path / "book")
+    (tmp_path / "book" / SPEED).unlink()
+    with pytest.raises(SiteError, match=r"bench\.json is missing"):
+        build_site(tmp_path, tmp_path / "site", source=tmp_path / "book")
 
 
 def test_find_notebooks_leaves_out_checkpoints(tmp_path):

@@ -1,26 +1,33 @@
-"""Value and gradient of contrastive losses: in units of products of matrices, written out, and of a library."""
+"""Value and gradient of contrastive losses: in units of a product of matrices, and written out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lossbook.book.bench.measure import Measurement, compare, memory_note, one_thread
+from lossbook.book.bench.measure import Measurement, Work, compare, one_thread
+
+if TYPE_CHECKING:
+    import torch
 
 WIDTH = 128
-PRODUCTS = 6
+# Views of NT-Xent where no similarity matrix fits, and rows of the matrix of all losses.
+MANY, FEW = 16_384, 4_096
 
 
-def similarity_matrices(repeats: int) -> Iterator[Measurement]:
-    """NT-Xent over 16,384 views, all losses over 4,096, and 256 against a library that needs far more memory."""
+def similarity_matrices(repeats: int, device: torch.device) -> Iterator[Measurement]:
+    """NT-Xent over 16,384 views and all losses over 4,096 × 4,096 similarities, in units of a product of matrices.
+
+    On one thread. The product is that of the N × 128 embeddings with their transpose; `losses` compares with a library.
+    Promised: NT-Xent of 16,384 views costs less than six products, and of 4,096 no more than written out in torch.
+    """
     with one_thread():
-        rows = list(_rows(repeats))
+        rows = list(_rows(repeats, device))
     yield from rows
 
 
-def _rows(repeats: int) -> Iterator[Measurement]:
+def _rows(repeats: int, device: torch.device) -> Iterator[Measurement]:
     import torch
     from torch import Tensor
     from torch.nn.functional import cross_entropy, normalize
@@ -31,42 +38,59 @@ def _rows(repeats: int) -> Iterator[Measurement]:
     generator = torch.Generator().manual_seed(0)
 
     def views(count: int) -> tuple[Tensor, Tensor]:
-        first, second = normalize(torch.randn(2, count // 2, WIDTH, generator=generator), dim=2)
+        first, second = normalize(torch.randn(2, count // 2, WIDTH, generator=generator).to(device), dim=2)
         return first.requires_grad_(), second.requires_grad_()
 
     def slope(loss: Callable[[Tensor, Tensor], Tensor], z: tuple[Tensor, Tensor]) -> Callable[[], Any]:
         return lambda: torch.autograd.grad(loss(*z), z)
 
-    def products(z: tuple[Tensor, Tensor]) -> Callable[[], None]:
+    def product(z: tuple[Tensor, Tensor]) -> Callable[[], Tensor]:
         rows = torch.cat(z).detach()
-
-        def multiply() -> None:
-            for _ in range(PRODUCTS):
-                rows @ rows.T
-
-        return multiply
+        return lambda: rows @ rows.T
 
     def written_out(z1: Tensor, z2: Tensor) -> Tensor:
         z = normalize(torch.cat((z1, z2)), dim=1)
-        s = (z @ z.T / 0.5).masked_fill(torch.eye(len(z), dtype=torch.bool), -torch.inf)
-        return cross_entropy(s, torch.arange(len(z)).roll(len(z1)))
+        s = (z @ z.T / 0.5).masked_fill(torch.eye(len(z), dtype=torch.bool, device=device), -torch.inf)
+        return cross_entropy(s, torch.arange(len(z), device=device).roll(len(z1)))
 
-    many = views(16_384)
-    ours = slope(nt_xent, many)
-    note = memory_note(ours)  # before the products, whose memory the process may keep
-    floor = f"{PRODUCTS} products N×N×128"
-    row = compare("NT-Xent of 16,384 views, with gradient", floor, ours, products(many), repeats)
-    yield replace(row, note=note)
+    def work(z: tuple[Tensor, Tensor]) -> Work:
+        # Half a symmetric product for the value, a whole one for the gradient; a product is 2 N² D operations.
+        return Work(flops=1.5 * 2 * (2 * len(z[0])) ** 2 * WIDTH)
 
-    few = views(4_096)
-    ours, dense = slope(nt_xent, few), slope(written_out, few)
-    row = compare("NT-Xent of 4,096 views, with gradient", "written out in torch", ours, dense, repeats)
-    yield replace(row, note=memory_note(ours, dense))
+    many = views(MANY)
+    floor = f"one product N×N×{WIDTH}"
+    name = f"NT-Xent of {MANY:,} views, with gradient"
+    row = compare(
+        name,
+        floor,
+        slope(nt_xent, many),
+        product(many),
+        repeats,
+        device=device,
+        at_least=1 / 6,
+        memory=True,
+        work=work(many),
+    )
+    yield replace(row, note=f"{1 / row.ratio:.1f} products")
+
+    few = views(FEW)
+    yield compare(
+        f"NT-Xent of {FEW:,} views, with gradient",
+        "written out in torch",
+        slope(nt_xent, few),
+        slope(written_out, few),
+        repeats,
+        device=device,
+        at_least=1.0,
+        memory=True,
+        work=work(few),
+    )
 
     # N is the number of rows of the similarity matrix: some losses have both views among them, others one.
-    label, index = torch.arange(2_048) // 16, torch.arange(2_048)
-    individual = contrastive.IndividualTemperatureLoss(2_048)
-    pair = views(8_192)
+    index = torch.arange(FEW // 2, device=device)
+    label = index // 16
+    individual = contrastive.IndividualTemperatureLoss(FEW // 2).to(device)
+    pair = views(2 * FEW)
     others: list[tuple[str, Callable[[Tensor, Tensor], Tensor], tuple[Tensor, Tensor]]] = [
         ("SupCon", lambda z1, z2: supcon(torch.stack((z1, z2)), label), few),
         ("decoupled", contrastive.decoupled_contrastive_loss, few),
@@ -76,24 +100,6 @@ def _rows(repeats: int) -> Iterator[Measurement]:
         ("GroCo", lambda z1, z2: contrastive.groco_loss(torch.stack((z1, z2))), pair),
     ]
     for name, loss, z in others:
-        ours = slope(loss, z)
-        note = memory_note(ours)
-        row = compare(f"{name}, 4,096 x 4,096 similarities, with gradient", floor, ours, products(few), repeats)
-        yield replace(row, note=note)
-
-    if find_spec("pytorch_metric_learning"):
-        from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
-
-        fewer, label = views(256), torch.arange(128).repeat(2)
-
-        def library(peer: Any) -> Callable[[Tensor, Tensor], Tensor]:
-            return lambda z1, z2: peer(torch.cat((z1, z2)), label)
-
-        peers: list[tuple[str, Callable[[Tensor, Tensor], Tensor], Any]] = [
-            ("NT-Xent", nt_xent, NTXentLoss(0.5)),
-            ("SupCon", lambda z1, z2: supcon(torch.stack((z1, z2))), SupConLoss(0.1)),
-        ]
-        for name, loss, peer in peers:
-            ours, theirs = slope(loss, fewer), slope(library(peer), fewer)
-            row = compare(f"{name} of 256 views, with gradient", "pytorch-metric-learning", ours, theirs, repeats)
-            yield replace(row, note=memory_note(ours, theirs))
+        name = f"{name}, {FEW:,} × {FEW:,} similarities, with gradient"
+        row = compare(name, floor, slope(loss, z), product(few), repeats, device=device, memory=True)
+        yield replace(row, note=f"{1 / row.ratio:.1f} products")

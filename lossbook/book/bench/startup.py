@@ -9,17 +9,19 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+
 from lossbook.book.bench.measure import Measurement, compare
 
 
-def import_time(repeats: int) -> Iterator[Measurement]:
+def import_time(repeats: int, device: torch.device) -> Iterator[Measurement]:
     """`import lossbook` with a loss used, in a fresh interpreter, against `import torch`."""
 
     def fresh(code: str) -> Callable[[], Any]:
         return lambda: subprocess.run([sys.executable, "-c", code], check=True)
 
     ours = fresh("import lossbook; lossbook.losses.comp_sum")
-    yield compare("import lossbook", "import torch", ours, fresh("import torch"), repeats)
+    yield compare("import lossbook", "import torch", ours, fresh("import torch"), repeats, at_least=0.8)
 
 
 _FIRST_CELL = """
@@ -31,7 +33,7 @@ torch.optim.Adam([w]).step()
 """
 
 
-def overhead(repeats: int) -> Iterator[Measurement]:
+def overhead(repeats: int, device: torch.device) -> Iterator[Measurement]:
     """What a notebook costs before its first cell: a pre-warmed fork against a kernel started in the ordinary way."""
     from lossbook.book.prewarm import Zygote
 
@@ -47,6 +49,7 @@ def overhead(repeats: int) -> Iterator[Measurement]:
             start(zygote.environment),
             start({}),
             repeats,
+            at_least=5,
         )
 
 
