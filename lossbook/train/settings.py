@@ -212,9 +212,19 @@ def _knows_last_row(loss: Loss, logits: Tensor, y: Tensor, features: Tensor, n: 
 @contextmanager
 def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Draw from torch's global generators seeded with `seed` inside the block, and leave them untouched after it."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.random.fork_rng(devices=[device]):
+            torch.manual_seed(seed)
+            yield
+        return
+    # torch.manual_seed would seed the GPUs too, and where there are none takes longer than building a small network.
+    generator = torch.default_generator
+    before = generator.get_state()
+    generator.manual_seed(seed)
+    try:
         yield
+    finally:
+        generator.set_state(before)
 
 
 def batch_order(seed: int) -> torch.Generator:
