@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import glob
+import errno
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,21 +30,29 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def clear_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left of their writing in a folder and below it, or of one file in it."""
-    pattern = f"**/.*{_TEMPORARY}" if name is None else f".{glob.escape(name)}.*{_TEMPORARY}"
-    for leftover in folder.glob(pattern):
+def clear_leftovers(folder: Path, files: str | None = None) -> None:
+    """Remove what killed processes left of their writing in a folder and below it, or of files in it by a pattern."""
+    for leftover in folder.glob(f"**/.*{_TEMPORARY}" if files is None else f".{files}.*{_TEMPORARY}"):
         leftover.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold this lock file, which stays behind; BlockingIOError where another process holds it."""
+    """Hold this lock file, which stays behind, or this folder; BlockingIOError where another process holds it."""
     try:
         import fcntl
     except ImportError:  # not POSIX: there is no such lock, and no runner either
         yield
         return
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock = os.open(path, os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # EBADF: a folder on NFS.
+            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF):
+                raise
+            warnings.warn(f"{path} cannot be locked here: let one process at a time write there", stacklevel=4)
         yield
+    finally:
+        os.close(lock)

@@ -44,11 +44,25 @@ def test_leftovers_are_cleared_by_name(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).touch()
     (tmp_path / "a").touch()
-    _files.clear_leftovers(tmp_path, "a[1]")
+    _files.clear_leftovers(tmp_path, "a[[]1]")
     assert sorted(os.listdir(tmp_path)) == sorted([names[1], ".below", "a"])
     _files.clear_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".below", "a"]
     assert not os.listdir(tmp_path / ".below")
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with (
+        pytest.warns(UserWarning, match="cannot be locked here: let one process at a time"),
+        _files.locked(tmp_path / ".lock"),
+    ):
+        pass
 
 
 def test_a_lock_is_for_one_process_and_ends_with_it(tmp_path: Path) -> None:

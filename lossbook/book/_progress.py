@@ -102,7 +102,8 @@ def _ending(job: Job) -> str:
     if job.result.status == "cached":
         return f"{job.rel}: unchanged"
     if job.result.status == "failed":
-        return f"{job.rel}: failed in {job.result.error}"
+        error = job.result.error or ""
+        return f"{job.rel}: failed {'in ' * error.startswith('cell ')}{error}"
     return f"{job.rel}: {job.result.seconds:.1f} s, of which {job.result.overhead:.1f} s to start"
 
 

@@ -114,7 +114,12 @@ def data() -> None:
 
 @app.command()
 def bench(
-    groups: Annotated[list[str] | None, typer.Argument(help="Which measurements; all if none.")] = None,
+    groups: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="import, overhead, sweep, losses, calibration, auc, head, z-loss, contrastive or book; all if none."
+        ),
+    ] = None,
     repeats: Annotated[int, typer.Option(help="How often each pair is timed.")] = 3,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
     json: Annotated[
@@ -128,8 +133,12 @@ def bench(
     def say(sentence: str) -> None:
         typer.echo(f"lossbook: {sentence}", err=True)
 
-    measurements = []
-    for m in run_bench(groups or None, repeats=repeats, device=device, say=say):
+    rows = run_bench(groups or None, repeats=repeats, device=device, say=say)
+    measurements: list[Measurement] = []
+    if json is not None:
+        # A file that cannot be written is better known now than after the first minutes.
+        write_json(measurements, json, device)
+    for m in rows:
         typer.echo(f"{m.name}: {m.ours:.3g} s, {m.peer_name}: {m.peer:.3g} s", err=True)
         measurements.append(m)
         if json is not None:
@@ -137,7 +146,7 @@ def bench(
     _show_measurements(measurements)
     broken = [m for m in measurements if not m.kept]
     for m in broken:
-        say(f"{m.name} is {m.ratio:.2f} times as fast as {m.peer_name}; promised are {m.at_least:.3g}")
+        say(f"{m.name} is {m.ratio:.2f} times as fast as {m.peer_name}; promised is {m.promise}")
     if broken:
         raise typer.Exit(1)
 
@@ -251,8 +260,15 @@ def _main(argv: Sequence[str]) -> int:
         # What the package raises to be read; anything else is a mistake of its own, and needs its traceback.
         if not isinstance(error, RunError | SiteError | ValueError | OSError):
             raise
-        typer.echo(f"lossbook: {error}", err=True)
+        typer.echo(f"lossbook: {_sentence(error)}", err=True)
         return 1
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says; of one of the system's, such as a full disk, the file and the reason without its number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return f"{error.filename or 'the output'}: {error.strerror}"
 
 
 def _run(**arguments: Any) -> list[Result]:
@@ -291,27 +307,26 @@ def _show_claims(executed: Path) -> bool:
 
 
 def _show_measurements(measurements: Sequence[Measurement]) -> None:
-    """A row per measurement, its group named once; what no measurement has gets no column."""
+    """A table a group, ours above the peer's; what no measurement of the group has gets no column."""
+    from itertools import groupby
+
     import pandas as pd
 
-    frame = pd.DataFrame(
-        {
-            "group": [m.group for m in measurements],
-            "what": [m.name for m in measurements],
-            "lossbook": [f"{m.ours:.3g} s" for m in measurements],
-            "peer": [m.peer_name for m in measurements],
-            "its time": [f"{m.peer:.3g} s" for m in measurements],
-            "times as fast": [f"{m.ratio:.2f} ({m.low:.2f} to {m.high:.2f})" for m in measurements],
-            "promised": [
-                "" if m.at_least is None else f"≥ {m.at_least:.3g} {'✓' if m.kept else '✗'}" for m in measurements
-            ],
-            "extra MiB": ["" if m.memory is None else f"{m.memory[0]:.0f} / {m.memory[1]:.0f}" for m in measurements],
-            "of the ceiling": ["" if m.ceiling is None else f"{m.ceiling:.0%}" for m in measurements],
-            "note": [m.note for m in measurements],
-        }
-    )
-    frame["group"] = frame.group.mask(frame.group.duplicated(), "")
-    _table(frame.loc[:, (frame != "").any()], right={"lossbook", "its time", "of the ceiling"})
+    for group, members in groupby(measurements, key=lambda m: m.group):
+        rows = list(members)
+        frame = pd.DataFrame(
+            {
+                group: [f"{m.name}\nagainst {m.peer_name}{f'; {m.note}' if m.note else ''}" for m in rows],
+                "time,\nthe peer's": [f"{m.ours:.3g} s\n{m.peer:.3g} s" for m in rows],
+                "times\nas fast": [f"{m.ratio:.2f}\n({m.low:.2f} to {m.high:.2f})" for m in rows],
+                "promised": [m.promise and f"{m.promise} {'✓' if m.kept else '✗'}" for m in rows],
+                "extra MiB,\nthe peer's": [
+                    "" if m.memory is None else "{:,.0f}\n{:,.0f}".format(*m.memory) for m in rows
+                ],
+                "of the\nceiling": ["" if m.ceiling is None else f"{m.ceiling:.0%}" for m in rows],
+            }
+        )
+        _table(frame.loc[:, (frame != "").any()], right=set(frame.columns[1:]))
 
 
 def _table(frame: pd.DataFrame, right: Collection[str] = ()) -> None:

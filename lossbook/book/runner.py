@@ -193,9 +193,10 @@ def _on_cluster(jobs: list[Job], address: str, like: Order, progress: bool) -> N
                 if job.result:
                     report.finish(job, None)
             watch = _Watch(jobs, waiting, report)
-            for i, future in in_pieces(client, execute_order, None, orders, 1, watch):
-                _take(waiting[i], future)
-                report.finish(waiting[i], watch.seconds_left())
+            with contextlib.closing(in_pieces(client, execute_order, None, orders, 1, watch)) as ended:
+                for i, future in ended:
+                    _take(waiting[i], future)
+                    report.finish(waiting[i], watch.seconds_left())
     except ConnectionError as error:
         raise RunError(str(error)) from error
     except KeyboardInterrupt as interrupt:

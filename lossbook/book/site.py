@@ -44,7 +44,7 @@ def build_site(
         source: folder of the book, with `conf.py`, `index.md` and what they name.
 
     Raises:
-        SiteError: no executed notebooks, no Sphinx, or Sphinx failed.
+        SiteError: no executed notebooks, no Sphinx, Sphinx failed, or the site cannot be written.
     """
     executed, out, source = Path(executed), Path(out), Path(source)
     if missing := [name for name in (*SOURCE, SPEED) if not (source / name).exists()]:
@@ -57,9 +57,18 @@ def build_site(
             f"the site needs {missing[0]}, which is not installed; `pip install lossbook[site]` installs it"
         )
     pages, fresh = out.with_name(f"{out.name}-src"), out.with_name(f"{out.name}.new")
-    _write_pages(source, executed, notebooks, pages)
-    _run_sphinx(pages, fresh)
-    _replace(fresh, out)
+    try:
+        _write_pages(source, executed, notebooks, pages)
+        _run_sphinx(pages, fresh)
+        _replace(fresh, out)
+    except OSError as error:
+        # A copy of a folder holds its errors as a list.
+        why = error.strerror or "the disk is full, or a file of the book cannot be read"
+        raise SiteError(f"cannot write {error.filename or out}: {why}") from error
+    finally:
+        # Nothing half-written stays to fill the disk.
+        for unfinished in (fresh, pages.with_name(f"{pages.name}.new")):
+            shutil.rmtree(unfinished, ignore_errors=True)
     return out / "index.html"
 
 
@@ -195,36 +204,41 @@ def _claims_page(catalog: Catalog, notebooks: list[str], measured: Mapping[str, 
 
 def _speed_page(report: Mapping[str, Any]) -> str:
     """The measurements that `lossbook bench` wrote."""
+    from lossbook.book.bench.measure import promised
+
     machine, rows = report["machine"], report["measurements"]
     pairs = sorted({len(row["samples"]) for row in rows})
     lines = [
         "# How fast is it?",
         "",
         "Each row times two things in turn, in one run: what this package does, and another way to the same result, or "
-        "a floor below which no way gets. A ratio above 1 says how many times as fast the package is. It is the median "
-        f"of {' or '.join(map(str, pairs))} pairs, with the smallest and the largest in brackets. What is promised is "
-        "what the README and the documentation say, and the tests hold. The memory is how far either raises its peak. "
-        "The ceiling is what a copy or a product of matrices reaches on the same machine.",
+        "a unit of work such as one product of matrices. The ratio says how many times as fast the package is; below 1 "
+        f"it is the slower one. It is the median of {' or '.join(map(str, pairs))} pairs, with the smallest and the "
+        "largest in brackets. What is promised is what the README and the documentation say; the command fails where "
+        "one is slower. The memory is how far the package, and the other, raise its peak. The last column is the "
+        "package's share of what a copy or a product of matrices reaches on the same machine.",
         "",
         f"Measured on {_plain(machine['device'])}, {machine['cores']} cores, {machine['memory']:g} GiB of memory, with "
-        f"Python {machine['python']}, torch {_plain(machine['torch'])} and lossbook {machine['lossbook']}. On your own "
-        "machine `lossbook bench` prints the same table, with seconds, and `lossbook bench import` one group of it.",
+        f"Python {machine['python']}, torch {_plain(machine['torch'])} (threads: {machine['threads']}) and lossbook "
+        f"{machine['lossbook']}. On your own machine `lossbook bench` prints the same table, with seconds, and "
+        "`lossbook bench import` one group of it.",
         "",
         "| group | what | against | times as fast | promised | memory in MiB | of the ceiling |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         what = _plain(row["name"]) + (f"<br>*{_plain(row['note'])}*" if row["note"] else "")
-        ratio = f"{_times(row['ratio'])} ({_times(row['low'])} to {_times(row['high'])})"
-        promised = "" if row["at_least"] is None else f"≥ {row['at_least']:.3g}"
+        # A line for the ratio and, held together by spaces that do not break, one for its range.
+        ratio = f"{_times(row['ratio'])}<br>({_times(row['low'])}\u00a0to\u00a0{_times(row['high'])})"
+        promise = "" if row["at_least"] is None else promised(row["at_least"])
         memory = "" if row["memory"] is None else "{:,.0f} against {:,.0f}".format(*row["memory"])
         ceiling = "" if row["ceiling"] is None else f"{row['ceiling']:.0%}"
-        lines.append(_row(f"`{row['group']}`", what, _plain(row["peer_name"]), ratio, promised, memory, ceiling))
+        lines.append(_row(f"`{row['group']}`", what, _plain(row["peer_name"]), ratio, promise, memory, ceiling))
     return "\n".join([*lines, ""])
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}"
+    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.2f}"
 
 
 def _row(*cells: str) -> str:

@@ -107,6 +107,12 @@ def stored_members(path: Path) -> dict[str, StoredArray]:
                 raise DataError(f"{path} has the member {info.filename!r}, which is no .npy array")
             if info.flag_bits & 1:
                 raise DataError(f"{path} has the encrypted member {info.filename!r}")
+            # zipfile unpacks those of other methods, such as bzip2, by the block, whatever comes out of one.
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DataError(
+                    f"{path} has the member {info.filename!r} packed with method {info.compress_type}, which NumPy "
+                    "does not use: save np.savez_compressed('numbers.npz', probs=numbers)"
+                )
             if stem(info.filename) in members:
                 raise DataError(f"{path} has two members named {stem(info.filename)!r}")
             with archive.open(info) as member:

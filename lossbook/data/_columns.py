@@ -19,10 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from lossbook.data import _parquet
 from lossbook.data._arrays import damage_named
 from lossbook.data.dataset import DataError
 
 MAX_COLUMNS = 2**20
+MAX_TABLE_COLUMNS = 2**16  # Each takes Arrow some four to ten kilobytes.
 LABEL_COLUMNS = (
     "label", "labels", "target", "targets", "y", "y_true", "true", "true_label", "truth", "ground_truth", "gt", "class",
 )  # fmt: skip
@@ -34,6 +36,7 @@ WHOLE = re.compile(r"[+-]?\d{1,18}")
 _CSV_BLOCK = 2**21
 _PARQUET_BUFFER = 2**18
 _PARQUET_NUMBERS = 2**18
+_PARQUET_TEXTS = 2**10  # rows, where texts are no codes of a dictionary
 
 # From the columns of scores and the one of labels to their record batches, in which column i is named str(i).
 Batches = Callable[[Sequence[int], int | None], Iterator[Any]]
@@ -91,7 +94,7 @@ class Table:
     def classes(self, columns: list[int]) -> tuple[int, tuple[str, ...]]:
         """(scores in a row, the names of their classes)."""
         if _is_list(self.head.column(columns[0]).type):
-            width = len(self.head.column(columns[0])[0].as_py() or ())
+            width = _width(self.head.column(columns[0]))
             return width, _numbered(width)
         if not self.has_header:
             return len(columns), _numbered(len(columns))
@@ -100,7 +103,7 @@ class Table:
     def blocks(self, scores: Sequence[int], label: int | None, rows: int) -> Iterator[tuple[Any, Any]]:
         """(scores (n, K), labels (n,)) in blocks of `rows` rows, the last one shorter; None where no column is asked.
 
-        Labels are a NumPy array of numbers, or a pyarrow array of text in which null is missing.
+        Labels are a NumPy array of numbers, or a pyarrow array of text (or of its codes) in which null is missing.
         """
         start, width = 0, None
         for block in _regroup(self.batches(scores, label), rows):
@@ -117,11 +120,7 @@ class Table:
         kind = column.type
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
             return column.to_numpy()
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
-            raise DataError(f"{self.path} has labels of type {kind}; they must be whole numbers or names of classes")
-        return pa.concat_arrays(column.cast(pa.string()).chunks)
+        return pa.concat_arrays((column.cast(pa.string()) if pa.types.is_null(kind) else column).chunks)
 
     def _scores(self, block: Any, columns: Sequence[int], start: int, width: int | None) -> np.ndarray:
         import pyarrow as pa
@@ -158,6 +157,7 @@ def open_csv(path: Path, delimiter: str, *, header: bool | None = None) -> Table
     if len(fields) == 1 and (found := re.search(r"[,;\t]", first)):
         marks = {",": "commas", ";": "semicolons", "\t": "tabs"}
         raise DataError(f"{path} must separate columns by {marks[delimiter]}, but its first line has {marks[found[0]]}")
+    _check_count(path, len(fields))
     has_header = _is_header(fields) if header is None else header
     if has_header:
         names, skip = _unique(path, [field.removeprefix("#").strip() for field in fields]), skip + 1
@@ -173,20 +173,37 @@ def open_csv(path: Path, delimiter: str, *, header: bool | None = None) -> Table
 
 def open_parquet(path: Path) -> Table:
     """A Parquet file, in which each column has a name and a type."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with _damage_named(path), pq.ParquetFile(path) as file:
-        names = _unique(path, file.schema_arrow.names)
-    # The first row shows how long lists are. (The metadata say it too, but where they are damaged, asking pyarrow for
-    # those of a column ends the process.)
-    first = _first(path, _parquet_batches(path, names, range(len(names)), 1))
-    width = sum(len(column[0].as_py() or ()) if _is_list(column.type) else 1 for column in first.columns)
+    with _damage_named(path):
+        delta = _parquet.check(path)
+        with pq.ParquetFile(path) as file:
+            _check_count(path, len(file.schema_arrow))
+            names, types = _unique(path, file.schema_arrow.names), file.schema_arrow.types
+    readable = [i for i, kind in enumerate(types) if _is_plain(kind)]
+    if not readable:
+        raise DataError(f"{path} has no column of numbers or names, but {listed(map(str, types))}")
+    # Texts stay codes of a dictionary, because a long one may stand in every row.
+    texts = [i for i in readable if _is_text(types[i])]
+    read = partial(_parquet_batches, path, names, [i for i in texts if names[i] not in delta])
+    # The first row shows how long lists are.
+    first = _first(path, read(readable, 1))
+    width = sum(_width(column) if _is_list(column.type) else 1 for column in first.columns)
     rows = max(1, _PARQUET_NUMBERS // max(width, 1))
+    if not delta.isdisjoint(names[i] for i in texts):
+        rows = min(rows, _PARQUET_TEXTS)
 
     def batches(scores: Sequence[int], label: int | None) -> Iterator[Any]:
-        return _parquet_batches(path, names, [*scores, *([] if label is None else [label])], rows)
+        if label is not None and label not in readable:
+            raise DataError(f"{path} has labels of type {types[label]}; they must be whole numbers or names of classes")
+        return read([*scores, *([] if label is None else [label])], rows)
 
-    return Table(path, names, True, _first(path, batches(range(len(names)), None)), batches)
+    start = _first(path, batches(readable, None))
+    columns = {i: column for i, column in zip(readable, start.columns, strict=True) if not _is_text(types[i])}
+    # Of the others only the type matters.
+    filled = [columns[i] if i in columns else pa.nulls(start.num_rows, kind) for i, kind in enumerate(types)]
+    return Table(path, names, True, pa.table(filled, list(map(str, range(len(names))))), batches)
 
 
 def listed(names: Iterable[str], limit: int = 20) -> str:
@@ -246,8 +263,8 @@ def _first_line(path: Path) -> tuple[str, int]:
         start = stream.read(_CSV_BLOCK)
     for skip, line in enumerate(io.BytesIO(start.removeprefix(b"\xef\xbb\xbf"))):
         if line.strip():
-            if len(line) > _CSV_BLOCK // 2:
-                raise DataError(f"{path} has a first line of more than {_CSV_BLOCK // 2:,} bytes")
+            if len(line) == _CSV_BLOCK:
+                raise DataError(f"{path} has a first line of more than {_CSV_BLOCK:,} bytes")
             try:
                 return line.decode().strip("\r\n"), skip
             except UnicodeDecodeError:
@@ -270,14 +287,22 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _parquet_batches(path: Path, names: Sequence[str], wanted: Sequence[int], rows: int) -> Iterator[Any]:
+def _parquet_batches(
+    path: Path, names: Sequence[str], codes: Sequence[int], wanted: Sequence[int], rows: int
+) -> Iterator[Any]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     # Buffered, because a column of a row group is otherwise read as a whole.
-    with _damage_named(path), pq.ParquetFile(path, buffer_size=_PARQUET_BUFFER, pre_buffer=False) as file:
+    options = {"buffer_size": _PARQUET_BUFFER, "pre_buffer": False, "read_dictionary": [names[i] for i in codes]}
+    with _damage_named(path), pq.ParquetFile(path, **options) as file:
         for batch in file.iter_batches(rows, columns=[names[i] for i in wanted], use_threads=False):
+            # Codes beyond their dictionary and text that is no UTF-8 come out of a damaged file unseen.
+            batch.validate(full=True)
             # A name with a dot may bring others along.
-            yield batch.select([names[i] for i in wanted]).rename_columns([str(i) for i in wanted])
+            columns = [batch.column(names[i]) for i in wanted]
+            columns = [column.dictionary_encode() if _is_text(column.type) else column for column in columns]
+            yield pa.record_batch(columns, list(map(str, wanted)))
 
 
 def _first(path: Path, batches: Iterator[Any]) -> Any:
@@ -321,6 +346,36 @@ def _is_list(kind: Any) -> bool:
 
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     return lists and pa.types.is_floating(kind.value_type)
+
+
+def _check_count(path: Path, columns: int) -> None:
+    if columns > MAX_TABLE_COLUMNS:
+        raise DataError(
+            f"{path} has {columns:,} columns; of a table up to {MAX_TABLE_COLUMNS:,} are read: save the numbers as .npy"
+        )
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether a column may be numbers, lists of them, or names."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return numbers or _is_text(kind) or _is_list(kind) or pa.types.is_null(kind)
+
+
+def _width(lists: Any) -> int:
+    """The length of the first of some lists; 0 where it is missing."""
+    import pyarrow.compute as pc
+
+    return pc.list_value_length(lists.slice(0, 1))[0].as_py() or 0
 
 
 def _without_prefix(names: list[str]) -> tuple[str, ...]:

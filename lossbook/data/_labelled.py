@@ -187,8 +187,10 @@ def distinct(raw: Any) -> tuple[list[Any], np.ndarray]:
     if isinstance(raw, np.ndarray):
         values, codes = np.unique(raw, return_inverse=True)
         return values.tolist(), codes
-    encoded = raw.dictionary_encode(null_encoding="encode")
-    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+    encoded = raw.dictionary_encode()
+    indices = encoded.indices.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False)
+    used, codes = np.unique(indices, return_inverse=True)
+    return [None if i < 0 else encoded.dictionary[i].as_py() for i in used.tolist()], codes
 
 
 def shown(label: Any) -> str:

@@ -10,7 +10,16 @@ from torch import Tensor
 
 
 class DataError(ValueError):
-    """A data file is missing, damaged or not what its name says; the message is one sentence naming the file."""
+    """A data file is missing, damaged or not what its name says; the message is one sentence naming the file.
+
+    What the sentence quotes is the file's: control characters are escaped, and of 2,000 characters the middle is left
+    out.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        if len(sentence) > 2000:
+            sentence = f"{sentence[:1500]} … {sentence[-400:]}"
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in sentence))
 
 
 class Split(NamedTuple):

@@ -231,7 +231,7 @@ def _verdict(path: Path, i: int, entry: Any, places: dict[str, int] | None) -> t
             row, given, guess = places[row], _IMDB_LABELS[given], _IMDB_LABELS[guess]
         votes = [0] * 4
         for answer, number in entry["mturk"].items():
-            if type(number) is not int or number < 0:
+            if type(number) is not int or not 0 <= number < 2**31:
                 raise ValueError
             votes[_ANSWERS[answer]] += number
         if not all(type(value) is int and abs(value) < 2**31 for value in (row, given, guess)):

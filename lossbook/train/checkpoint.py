@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import glob
 import hashlib
 import io
 import json
@@ -15,10 +17,11 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lossbook import _files
 
@@ -33,14 +36,46 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def fingerprint(what: Mapping[str, Any]) -> str:
-    """SHA-256 of names and values; of a function its name, of another object its repr without its address."""
+    """SHA-256 of names and values.
 
-    def readable(value: Any) -> str:
-        if isinstance(value, Tensor):
-            return digest({"": value})
-        return getattr(value, "__qualname__", None) or re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+    A function counts by its name and the plain values that it holds, a module by its repr, the plain attributes of it
+    and its parts, its parameters and buffers; another object by its repr without its address.
+    """
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=_readable).encode()).hexdigest()
 
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=readable).encode()).hexdigest()
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return digest({"": value})
+    if isinstance(value, functools.partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, nn.Module):
+        tensors = {**dict(value.named_parameters()), **dict(value.named_buffers())}
+        return [structure(value), digest(tensors)]
+    if isinstance(value, FunctionType):
+        code, cells = value.__code__, [cell.cell_contents for cell in value.__closure__ or ()]
+        seen = {name: value.__globals__.get(name) for name in code.co_names}
+        held = [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *code.co_consts]
+        return [value.__qualname__, *filter(_is_plain, held), {k: v for k, v in seen.items() if _is_plain(v)}]
+    return getattr(value, "__qualname__", None) or _without_addresses(repr(value))
+
+
+def structure(module: nn.Module) -> str:
+    """SHA-256 of what a module and its parts are, and of their plain values: a rate of dropout, a margin."""
+    own = vars(nn.Module()).keys()
+    plain = {
+        name: {k: v for k, v in vars(part).items() if k not in own and _is_plain(v) and not isinstance(v, Tensor)}
+        for name, part in module.named_modules()
+    }
+    return hashlib.sha256(f"{_without_addresses(repr(module))} {plain}".encode()).hexdigest()
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str | Tensor)
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 @contextmanager
@@ -59,7 +94,7 @@ def held(path: str | os.PathLike[str]) -> Iterator[Path]:
             # Refused now rather than after the first epoch.
             tempfile.TemporaryFile(dir=path.parent).close()
             stack.enter_context(_files.locked(path.with_name(f".{path.name}.lock")))
-            _files.clear_leftovers(path.parent, path.name)
+            _files.clear_leftovers(path.parent, glob.escape(path.name))
         except BlockingIOError:
             raise ValueError(
                 f"another process trains with checkpoint {path}: wait for it, or choose another file"
@@ -130,10 +165,14 @@ def read(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _same(name: str, before: Any, now: Any) -> bool:
-    if name != "objective":
+    if not isinstance(now, float) or name not in ("loss at the start", "penalty at the start"):
         return before == now
-    # Another number of threads rounds sums differently; another loss or activation differs by far more.
-    return isinstance(before, float) and math.isclose(before, now, rel_tol=1e-4)
+    return isinstance(before, float) and close(before, now)
+
+
+def close(before: float, now: float) -> bool:
+    """Equal but for another number of threads, which rounds sums differently; another loss differs by far more."""
+    return math.isclose(before, now, rel_tol=1e-4) or (math.isnan(before) and math.isnan(now))
 
 
 def _short(value: Any) -> str:

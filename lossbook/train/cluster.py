@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ def in_pieces(
     items: Sequence[T],
     size: int,
     watch: Callable[[set[int], int], None] | None = None,
-) -> Iterator[tuple[int, Future]]:
+) -> Generator[tuple[int, Future], None, None]:
     """function(shared, piece) of runs of `size` items: the position of each run's first item, and its ended future.
 
     They are begun in their order, and come in that in which they end. What a lost worker was to do, or had done and not
     yet handed over, is done again by another; after three losses at the same piece the scheduler takes that for the
     cause, and the future holds `distributed.KilledWorker`. While there are no workers at all, which is logged, the
-    pieces wait for one. Whoever stops listening cancels the pieces that have not ended. ConnectionError if the
+    pieces wait for one. Closing the generator cancels the pieces that have not ended. ConnectionError if the
     scheduler is lost.
 
     watch(running, workers): called here about twice a second, with the positions of the pieces that are computed now

@@ -42,7 +42,7 @@ class Configuration:
     @property
     def identity(self) -> dict[str, Any]:
         """What distinguishes this configuration from others."""
-        own = {"loss": loss_name(self.loss), "arguments": self.arguments, "label_noise": self.label_noise}
+        own = {"loss": self.loss, "arguments": self.arguments, "label_noise": self.label_noise}
         return {**vars(self.settings), **own}
 
     @property
@@ -53,7 +53,12 @@ class Configuration:
     @property
     def group(self) -> tuple[Any, ...]:
         """Configurations with equal groups differ in numbers only and share one call of the loss."""
-        static = sorted((k, repr(v)) for k, v in self.arguments.items() if not _is_number(v))
+        # Large tensors that differ may look the same in print.
+        static = sorted(
+            (k, v if isinstance(v, str | bool | None) else id(v))
+            for k, v in self.arguments.items()
+            if not _is_number(v)
+        )
         return (id(self.loss), tuple(static), tuple(sorted(self.batched)))
 
 

@@ -113,14 +113,14 @@ def fit(
     if module := module_of(loss):
         module.to(place)
     with own_randomness(seed, place), checks.values(False):
-        objective, num_classes = probe(outputs, loss, train)
+        *start, num_classes = probe(outputs, loss, train)
         check_labels("val.y", val.y, num_classes)
         run = _Run(outputs, loss, settings, train, val)
         with ExitStack() as stack:
             path = None
             if checkpoint is not None:
                 path = stack.enter_context(checkpoints.held(checkpoint))
-                identity = run.identity(objective)
+                identity = run.identity(*start)
                 run.restore(checkpoints.read(path, identity))
             bar = stack.enter_context(progress_bar(epochs, "fit", progress))
             bar.update(run.epoch)
@@ -200,14 +200,17 @@ class _Run:
         columns = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"]
         return pd.DataFrame(self.history, columns=columns)
 
-    def identity(self, objective: float) -> dict[str, Any]:
-        """What makes this run this run. The objective at the start stands for loss, penalty and architecture."""
+    def identity(self, loss: float, penalty: float) -> dict[str, Any]:
+        """What makes this run this run. Loss and penalty at the start stand for what their code and the model's do."""
         tensors = {"train.x": self.train.x, "train.y": self.train.y, "val.x": self.val.x, "val.y": self.val.y}
         return {
             **vars(self.settings),
             "data": checkpoints.digest(tensors),
             "initial weights": checkpoints.digest(self.model.state_dict()),
-            "objective": objective,
+            "model": checkpoints.structure(self.model),
+            "loss": checkpoints.structure(module) if (module := module_of(self.loss)) else None,
+            "loss at the start": loss,
+            "penalty at the start": penalty,
         }
 
     def state(self) -> dict[str, Any]:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lossbook import _files
-from lossbook.train.checkpoint import to_bytes
+from lossbook.train.checkpoint import close, to_bytes
 
 # Stacked weights and buffers by name.
 State = dict[str, Tensor]
@@ -90,20 +89,20 @@ def together(parts: Sequence[Part]) -> Trained:
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes a configuration this one: all that can be compared exactly, and its objective at the start.
+    """What makes a configuration this one: all that can be compared exactly, and its loss and penalty at the start.
 
-    The objective stands for what the code of loss, penalty and network does. Another number of threads rounds it
+    These two stand for what the code of loss, penalty and network does. Another number of threads rounds them
     differently.
     """
 
     key: str
-    objective: float
+    loss: float
+    penalty: float
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Identity):
             return NotImplemented
-        same = math.isclose(self.objective, other.objective, rel_tol=1e-4)
-        return self.key == other.key and (same or (math.isnan(self.objective) and math.isnan(other.objective)))
+        return self.key == other.key and close(self.loss, other.loss) and close(self.penalty, other.penalty)
 
     __hash__ = None  # type: ignore[assignment]  # equal up to rounding
 
@@ -135,7 +134,7 @@ class Folder:
     def add(self, part: Part) -> None:
         """Write a part; when disk or memory refuse, warn: training goes on, and this part is lost if the process is."""
         places, trained = part
-        known = [(self.identities[place].key, self.identities[place].objective) for place in places]
+        known = [astuple(self.identities[place]) for place in places]
         try:
             content = to_bytes({"configurations": known, "trained": vars(trained.to(torch.device("cpu")))})
             _files.write_atomically(self.path / (hashlib.sha256(content).hexdigest()[:32] + _SUFFIX), content)
@@ -167,7 +166,7 @@ def opened(path: str | os.PathLike[str], identities: Sequence[Identity]) -> Iter
             # Refused now rather than after the first part.
             tempfile.TemporaryFile(dir=folder).close()
             stack.enter_context(_files.locked(folder / ".lock"))
-            _files.clear_leftovers(folder)
+            _files.clear_leftovers(folder, f"*{_SUFFIX}")
         except BlockingIOError:
             raise ValueError(f"another sweep is writing to {folder}: wait for it, or choose another folder") from None
         except OSError as error:

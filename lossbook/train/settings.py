@@ -177,8 +177,8 @@ class Outputs(nn.Module):
         return self.model.head(features), features, penalty  # type: ignore[operator]
 
 
-def probe(outputs: Outputs, loss: Loss, train: Examples) -> tuple[float, int]:
-    """Objective and number of logits on the first examples; refuses logits or a loss of the wrong shape."""
+def probe(outputs: Outputs, loss: Loss, train: Examples) -> tuple[float, float, int]:
+    """Loss, penalty and number of logits on the first examples; refuses logits or a loss of the wrong shape."""
     x, y = train.x[:64], train.y[:64]
     outputs.eval()
     if module := module_of(loss):
@@ -196,7 +196,7 @@ def probe(outputs: Outputs, loss: Loss, train: Examples) -> tuple[float, int]:
                 raise ValueError(f"{name} must return a scalar tensor (reduction 'mean'), but returns {shape}")
         if module and asks_for(loss, "index"):
             _knows_last_row(loss, logits[:1], y[:1], features[:1], len(train.x))
-    return float(value + penalty), logits.shape[1]
+    return float(value), float(penalty), logits.shape[1]
 
 
 def _knows_last_row(loss: Loss, logits: Tensor, y: Tensor, features: Tensor, n: int) -> None:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import copy
-import functools
 import os
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
 from lossbook import checks
 from lossbook.losses import cross_entropy
 from lossbook.train import checkpoint as checkpoints
+from lossbook.train._stack import Stack, tensors
 from lossbook.train.cluster import check_client, in_pieces, piece_size
 from lossbook.train.grid import Configuration, configurations, loss_name
 from lossbook.train.loop import Diverged, evaluate, fit
@@ -33,7 +32,6 @@ from lossbook.train.settings import (
     Penalty,
     Settings,
     asks_for,
-    batch_order,
     check_labels,
     examples,
     function,
@@ -196,8 +194,8 @@ def sweep(
         checkpoint: folder to which each chunk is written when it is trained. A sweep that finds configurations of its
             own there, with the same data and settings, takes them and trains the others: one that was killed ends with
             the result of an uninterrupted one, bit for bit on a CPU if no other argument has changed, and a grid may
-            grow. One sweep at a time may use it.
-
+            grow. Losses, penalty and network count by name, by the plain values that they hold, and by the first loss
+            and penalty: a change of code that shows in none of these is not noticed. One sweep at a time may use it.
         compile: let torch.compile make one program of a step's forward and backward pass, which the chunks with the
             same losses and sizes share; the loss must then compute the same at every call. Pays in long trainings only:
             it takes some 20 s (on a cluster, for each piece), and a step of 64 to 256 small networks on a CPU then
@@ -324,34 +322,38 @@ class _Training:
                     bar.update(method == "loop")
                     for epoch, state in [(job.configs[0].settings.epochs, trained.state), *trained.kept.items()]:
                         _forget(state, [row for row, since in trained.diverged.items() if since <= epoch])
-                    tests = [
-                        _test(job, job.configs[i], trained.state, row, row in trained.diverged)
-                        for row, i in enumerate(members)
-                    ]
+                    with own_randomness(self.seed + places[0], device):
+                        tests = [
+                            _test(job, job.configs[i], trained.state, row, row in trained.diverged)
+                            for row, i in enumerate(members)
+                        ]
                     take((places, replace(trained, tests=tests)))
 
     def identities(self, data: Any, configs: list[Configuration]) -> list[Identity]:
         """What makes each configuration itself, for the folder that keeps it."""
-        cpu = torch.device("cpu")
-        splits = {name: examples(data, name, cpu) for name in _splits(data)}
+        # Where a loss that holds tensors works: this machine's device, or with a cluster the CPU.
+        device = data.train.x.device
+        splits = {name: examples(data, name, device) for name in _splits(data)}
         shared = {
             "data": checkpoints.digest({f"{k}.{name}": v[k] for name, v in splits.items() for k in (0, 1)}),
             "keep": sorted(self.keep),
+            "penalty": self.penalty,
         }
-        weights: dict[int, tuple[Outputs, str]] = {}
+        networks: dict[int, tuple[Outputs, str]] = {}
         found = []
         featured = any(asks_for(config.loss, "features") for config in configs)
         for config in configs:
             seed = config.settings.seed
-            if seed not in weights:
+            if seed not in networks:
                 model = _build(self.make_model, config)
-                network = Outputs(model, self.penalty, with_features=featured)
-                weights[seed] = network, checkpoints.digest(_tensors(model))
-            network, initial = weights[seed]
-            objective, _ = probe(network, config.bound_loss, splits["train"])
-            found.append(
-                Identity(checkpoints.fingerprint({**config.identity, **shared, "weights": initial}), objective)
-            )
+                key = checkpoints.fingerprint({"model": model})
+                networks[seed] = Outputs(model, self.penalty, with_features=featured).to(device), key
+            network, key = networks[seed]
+            if module := module_of(config.loss):
+                module.to(device)
+            with own_randomness(seed, device):
+                loss, penalty, _ = probe(network, config.bound_loss, splits["train"])
+            found.append(Identity(checkpoints.fingerprint({**config.identity, **shared, "model": key}), loss, penalty))
         return found
 
 
@@ -368,10 +370,12 @@ def _on_cluster(
     quiet = replace(training, progress=False)
     with progress_bar(whole, "sweep", training.progress) as bar:
         bar.update(whole - len(items))
-        for _, future in in_pieces(client, _Remotely(quiet), data, items, size):
-            part = future.result()
-            take(part)
-            bar.update(len(part[0]))
+        # Closed, so that the workers do not go on when one piece has failed.
+        with closing(in_pieces(client, _Remotely(quiet), data, items, size)) as ended:
+            for _, future in ended:
+                part = future.result()
+                take(part)
+                bar.update(len(part[0]))
 
 
 @dataclass(frozen=True)
@@ -411,7 +415,7 @@ class _Job:
         for config in configs:
             if module := module_of(config.loss):
                 module.to(device)
-            _, self.num_classes = probe(self.network, config.bound_loss, splits["train"])
+            *_, self.num_classes = probe(self.network, config.bound_loss, splits["train"])
         for name, split in splits.items():
             check_labels(f"{name}.y", split.y, self.num_classes)
         self.budget = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else _CPU_BYTES
@@ -460,14 +464,9 @@ class _Job:
         return -(-kept // len(x))
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, buffers that state_dict leaves out included."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
 @torch.no_grad()
 def _load(model: nn.Module, state: dict[str, Tensor]) -> None:
-    for name, tensor in _tensors(model).items():
+    for name, tensor in tensors(model).items():
         tensor.copy_(state[name])
 
 
@@ -493,7 +492,7 @@ def _build(make_model: Callable[[], nn.Module], config: Configuration) -> nn.Mod
 
 
 def _shapes(model: nn.Module) -> dict[str, Any]:
-    return {name: (value.shape, value.dtype) for name, value in _tensors(model).items()}
+    return {name: (value.shape, value.dtype) for name, value in tensors(model).items()}
 
 
 def _choose(method: str, job: _Job) -> str:
@@ -530,7 +529,7 @@ def _refusal(job: _Job) -> str | None:
     for i in first.values():
         job.models([i])  # what is wrong with make_model is not for the loop to report
         try:
-            stack = _Stack(job, [i])
+            stack = Stack(job, [i])
             stack.gradient(batch.x, batch.y.expand(1, -1))
         except Exception as error:  # whatever vmap cannot do, the loop can, or reports itself
             sentence = " ".join(str(error).split())
@@ -579,7 +578,7 @@ def _loop(job: _Job, i: int) -> Trained:
 
 
 def _copy(model: nn.Module) -> State:
-    return {name: value.detach().clone() for name, value in _tensors(model).items()}
+    return {name: value.detach().clone() for name, value in tensors(model).items()}
 
 
 def _vmap(job: _Job, members: list[int], epoch_done: Callable[[], Any]) -> Trained:
@@ -588,7 +587,7 @@ def _vmap(job: _Job, members: list[int], epoch_done: Callable[[], Any]) -> Train
     records: list[Record] = []
     diverged: dict[int, int] = {}
     kept: dict[int, State] = {}
-    stack = _Stack(job, members)
+    stack = Stack(job, members)
     for epoch, bad, metrics in stack.train():
         for row, is_bad in enumerate(bad):
             if is_bad:
@@ -632,230 +631,6 @@ def _affordable(job: _Job) -> int:
     rows = job.configs[0].settings.rows(len(job.splits["train"].x))
     weights = 6 * sum(p.nbytes for p in job.network.parameters())  # with gradients, moments and scratch
     return max(1, job.budget // (rows * job.row_bytes + weights))
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Neighbouring configurations that share a loss and its fixed arguments."""
-
-    key: tuple[Any, ...]
-    size: int
-    loss: Callable[..., Tensor]
-    reads_features: bool
-
-    def __call__(self, logits: Tensor, target: Tensor, features: Tensor, numbers: State) -> Tensor:
-        """Losses (G,) of logits (G, B, C), target (G, B), features (G, B, D) and the loss's other arguments (G,)."""
-
-        def one(z: Tensor, y: Tensor, h: Tensor, numbers: State) -> Tensor:
-            return self.loss(z, y, **numbers, **({"features": h} if self.reads_features else {}))
-
-        # A loss that draws at random draws for each configuration anew.
-        return vmap(one, randomness="different")(logits, target, features, numbers)
-
-
-class _Stack:
-    """R networks as one: weights with a leading dimension R, trained on R batches, one for each."""
-
-    def __init__(self, job: _Job, members: list[int]) -> None:
-        self.network, self.splits, self.budget, self.row_bytes = job.network, job.splits, job.budget, job.row_bytes
-        self.configs = [job.configs[i] for i in members]
-        self.settings = self.configs[0].settings
-        self.labels = job.labels(members)
-        states = [_tensors(model) for model in job.models(members)]
-        trains = {f"model.{name}" for name, value in states[0].items() if value.requires_grad}
-        stacked = {
-            f"model.{name}": torch.stack([state[name].detach().to(job.device) for state in states])
-            for name in states[0]
-        }
-        self.fixed = {name: value for name, value in stacked.items() if name not in trains}
-        weights = {name: value for name, value in stacked.items() if name in trains}
-        # One (R, P) matrix holds all weights, so that the optimiser takes a handful of operations a step.
-        self.flat = torch.cat([value.reshape(len(members), -1) for value in weights.values()], 1)
-        parts = self.flat.split([value[0].numel() for value in weights.values()], 1)
-        self.weights = {n: part.view(w.shape) for (n, w), part in zip(weights.items(), parts, strict=True)}
-        self.gradients = torch.empty_like(self.flat)
-        column = [[getattr(c.settings, name) for c in self.configs] for name in ("lr", "weight_decay", "momentum")]
-        lr, decay, momentum = torch.tensor(column, dtype=self.flat.dtype, device=job.device).unsqueeze(2)
-        self.optimizer: _Adam | _SGD
-        adam = self.settings.optimizer == "adam"
-        self.optimizer = _Adam(self.flat, lr, decay) if adam else _SGD(self.flat, lr, decay, momentum)
-        seeds = [config.settings.seed for config in self.configs]
-        which = {seed: i for i, seed in enumerate(dict.fromkeys(seeds))}
-        self.order_of = torch.tensor([which[seed] for seed in seeds], device=job.device)
-        self.job = job
-        self.groups: list[_Group] = []
-        # Of each group, the arguments of its loss that are numbers.
-        self.numbers: list[State] = []
-        self._group_losses()
-        self.modules = [self.network, *filter(None, (module_of(group.loss) for group in self.groups))]
-
-    def _group_losses(self) -> None:
-        for key, same in groupby(self.configs, key=lambda config: config.group):
-            members = list(same)
-            numbers = {
-                name: torch.tensor([m.batched[name] for m in members], dtype=self.flat.dtype, device=self.flat.device)
-                for name in members[0].batched
-            }
-            fixed = {k: v for k, v in members[0].arguments.items() if k not in numbers}
-            loss = functools.partial(members[0].loss, **fixed)
-            self.groups.append(_Group(key, len(members), loss, asks_for(loss, "features")))
-            self.numbers.append(numbers)
-
-    def forward(self, state: State, x: Tensor, shared: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (R, B, C), features (R, B, D), penalties (R,) of x (R, B, ...), or of x (B, ...) shared by all."""
-
-        def one(state: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            return functional_call(self.network, state, (x,))
-
-        return vmap(one, in_dims=(0, None if shared else 0))(state, x)
-
-    def losses(self, logits: Tensor, target: Tensor, features: Tensor, numbers: list[State]) -> Tensor:
-        """Loss (R,) of each configuration, whose numbers are those of its group."""
-        sizes = [group.size for group in self.groups]
-        rows = (logits.split(sizes), target.split(sizes), features.split(sizes))
-        return torch.cat([group(*part) for group, *part in zip(self.groups, *rows, numbers, strict=True)])
-
-    def differentiate(
-        self, weights: State, fixed: State, numbers: list[State], x: Tensor, target: Tensor
-    ) -> list[Tensor]:
-        """Objectives (R,) on x (R, B, ...) or shared x (B, ...), and their gradients by each of the weights."""
-        leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
-        shared = x.dim() == self.splits["train"].x.dim()
-        logits, features, penalty = self.forward({**leaves, **fixed}, x, shared)
-        objective = self.losses(logits, target, features, numbers) + penalty
-        # Configurations do not meet, so the gradient of the sum holds the gradient of each.
-        parts = torch.autograd.grad(objective.sum(), list(leaves.values()), materialize_grads=True)
-        return [objective.detach(), *parts]
-
-    def gradient(self, x: Tensor, target: Tensor) -> Tensor:
-        """Objectives (R,) on a batch; leaves their gradients in `gradients`."""
-        arguments = (self.weights, self.fixed, self.numbers, x, target)
-        step = self.differentiate if self.job.compiled is None else self._compiled_step(self.job.compiled, arguments)
-        objective, *parts = step(*arguments)
-        torch.cat([part.reshape(len(part), -1) for part in parts], 1, out=self.gradients)
-        return objective
-
-    def _compiled_step(
-        self, known: dict[Any, Callable[..., list[Tensor]]], arguments: tuple[Any, ...]
-    ) -> Callable[..., list[Tensor]]:
-        """The compiled step that chunks of the same losses and sizes share; the plain one, said once, if it fails."""
-        *_, x, target = arguments
-        key = (tuple((group.key, group.size) for group in self.groups), x.shape, target.shape)
-        if key not in known:
-            try:
-                known[key] = _compiled(self.differentiate, *arguments)
-            except Exception as error:  # no compiler, or an operation that it does not take
-                sentence = " ".join(str(error).split())
-                warnings.warn(f"sweep goes on without torch.compile, which fails ({sentence[:160]})", stacklevel=2)
-                self.job.compiled = None
-                return self.differentiate
-        return known[key]
-
-    def train(self) -> Iterator[tuple[int, list[bool], Tensor | None]]:
-        """Train; after each epoch yield its number, which configurations are not finite, and the metrics (4, R)."""
-        # Configurations with the same seed see the same batches.
-        orders = {config.settings.seed: batch_order(config.settings.seed) for config in self.configs}
-        n = len(self.splits["train"].x)
-        steps = self.settings.steps(n)
-        step = 0
-        for epoch in range(1, self.settings.epochs + 1):
-            for module in self.modules:
-                module.train()
-            objectives = []
-            for x, target in self._batches(orders):
-                objectives.append(self.gradient(x, target))
-                self.optimizer.step(self.gradients, self.settings.lr_factor(step, steps))
-                step += 1
-            for module in self.modules:
-                module.eval()
-            bad = ~torch.isfinite(torch.stack(objectives)).all(0)
-            metrics = None
-            if self.settings.evaluates(epoch):
-                parts = [
-                    *self._evaluate(self.splits["train"].x, self.labels),
-                    *self._evaluate(self.splits["val"].x, self.splits["val"].y.expand(len(self.configs), -1)),
-                ]
-                metrics = torch.stack(parts).cpu()
-                bad = bad.cpu() | ~torch.isfinite(metrics[0])
-            yield epoch, bad.tolist(), metrics
-
-    def _batches(self, orders: dict[int, torch.Generator]) -> Iterator[tuple[Tensor, Tensor]]:
-        x, n = self.splits["train"].x, len(self.splits["train"].x)
-        rows = self.settings.rows(n)
-        if rows == n:
-            yield x, self.labels
-            return
-        drawn = torch.stack([torch.randperm(n, generator=order) for order in orders.values()]).to(x.device)
-        permutation = drawn[self.order_of]
-        for batch in permutation.split(rows, 1):
-            yield x.index_select(0, batch.flatten()).view(*batch.shape, *x.shape[1:]), self.labels.gather(1, batch)
-
-    @torch.no_grad()
-    def _evaluate(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss and accuracy, (R,) each."""
-        total = torch.zeros(len(self.configs), dtype=torch.float64, device=x.device)
-        correct = torch.zeros_like(total)
-        rows = max(1, self.budget // (len(self.configs) * self.row_bytes))
-        for part, target in zip(x.split(rows), labels.split(rows, 1), strict=True):
-            logits, features, _ = self.forward({**self.weights, **self.fixed}, part, shared=True)
-            total += self.losses(logits, target, features, self.numbers) * len(part)
-            correct += (logits.argmax(2) == target).sum(1)
-        return total / len(x), correct / len(x)
-
-    def state(self) -> dict[str, Tensor]:
-        """Stacked weights and buffers under the network's own names."""
-        return {name.removeprefix("model."): value.detach() for name, value in {**self.weights, **self.fixed}.items()}
-
-
-def _compiled(function: Callable[..., list[Tensor]], *arguments: Any) -> Callable[..., list[Tensor]]:
-    """The tensor operations that function(*arguments) makes, compiled for arguments of the same shapes."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    # make_fx flattens what torch.compile itself does not take: autograd around vmap around a module's state. It counts
-    # the arguments of a method wrongly.
-    graph = make_fx(lambda *given: function(*given))(*arguments)
-    compiled = torch.no_grad()(torch.compile(graph, dynamic=False))
-    compiled(*arguments)
-    return compiled
-
-
-class _Adam:
-    """torch.optim.Adam (betas 0.9 and 0.999, eps 1e-8, L2 decay) with a learning rate and decay for each row.
-
-    Source: Kingma and Ba, "Adam" (arXiv 1412.6980), algorithm 1.
-    """
-
-    def __init__(self, flat: Tensor, lr: Tensor, decay: Tensor) -> None:
-        self.flat, self.lr, self.decay = flat, lr, decay
-        self.decays = bool(decay.any())
-        self.mean, self.square, self.scratch = torch.zeros_like(flat), torch.zeros_like(flat), torch.empty_like(flat)
-        self.t = 0
-
-    def step(self, gradient: Tensor, factor: float) -> None:
-        self.t += 1
-        if self.decays:
-            gradient.addcmul_(self.flat, self.decay)
-        self.mean.lerp_(gradient, 0.1)
-        self.square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        # Numerator and denominator both times this correction: one operation less over all weights.
-        correction = (1 - 0.999**self.t) ** 0.5
-        torch.sqrt(self.square, out=self.scratch).add_(1e-8 * correction).div_(self.lr)
-        self.flat.addcdiv_(self.mean, self.scratch, value=-factor * correction / (1 - 0.9**self.t))
-
-
-class _SGD:
-    """torch.optim.SGD (L2 decay, momentum without dampening) with its numbers for each row."""
-
-    def __init__(self, flat: Tensor, lr: Tensor, decay: Tensor, momentum: Tensor) -> None:
-        self.flat, self.lr, self.decay, self.momentum = flat, lr, decay, momentum
-        self.decays = bool(decay.any())
-        self.velocity = torch.zeros_like(flat)
-
-    def step(self, gradient: Tensor, factor: float) -> None:
-        if self.decays:
-            gradient.addcmul_(self.flat, self.decay)
-        self.velocity.mul_(self.momentum).add_(gradient)
-        self.flat.addcmul_(self.velocity, self.lr, value=-factor)
 
 
 def _frames(configs: list[Configuration], trained: Trained) -> tuple[Any, Any]:

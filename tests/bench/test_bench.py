@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lossbook.book.bench import Measurement, NotHere, book, run_bench, summarise, write_json
+from lossbook.book.bench import GROUPS, Measurement, NotHere, book, run_bench, summarise, write_json
 from lossbook.book.bench.measure import Ceiling
 from lossbook.book.cli import _main
 from lossbook.book.runner import Result, RunError
@@ -119,10 +119,14 @@ def test_the_command_prints_a_table_and_writes_the_file(
 ) -> None:
     path = tmp_path / "bench.json"
     assert _main(["bench", "quick", "--device", "cpu", "--repeats", "2", "--json", str(path)]) == 0
-    first, second = (line for line in capsys.readouterr().out.splitlines() if "a peer" in line)
-    assert [word for word in ("quick", "2.00 (2.00 to 2.00)", "≥ 1.5 ✓", "1 / 20") if word not in first] == []
-    assert "0.80 (0.80 to 0.80)" in second
-    assert "quick" not in second
+    *head, first, second, third, fourth = (
+        line.split() for line in capsys.readouterr().out.splitlines() if line.strip()
+    )
+    assert "quick" in head[-2]
+    assert first == ["a", "thing", "0.5", "s", "2.00", "≥", "1.5", "✓", "1"]
+    assert second == ["against", "a", "peer", "1", "s", "(2.00", "to", "2.00)", "20"]
+    assert third == ["another", "0.5", "s", "0.80"]
+    assert fourth == ["against", "a", "peer;", "a", "note", "0.4", "s", "(0.80", "to", "0.80)"]
     assert [len(row["samples"]) for row in json.loads(path.read_text())["measurements"]] == [2, 2]
 
 
@@ -130,8 +134,22 @@ def test_a_broken_promise_is_named_and_ends_with_status_1(groups: Groups, capsys
     assert _main(["bench", "--device", "cpu"]) == 1
     out, err = capsys.readouterr()
     assert "≥ 1.3 ✗" in out
-    assert err.splitlines()[-1] == "lossbook: a third is 1.20 times as fast as a floor; promised are 1.3"
+    assert err.splitlines()[-1] == "lossbook: a third is 1.20 times as fast as a floor; promised is ≥ 1.3"
     assert "lossbook: moons is left out: it needs two moons" in err.splitlines()
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
+    groups: Groups, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    groups["slow"] = lambda repeats, device: pytest.fail("measured")
+    assert _main(["bench", "slow", "--device", "cpu", "--json", str(tmp_path)]) == 1
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_the_help_names_every_group(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main(["bench", "--help"]) == 0
+    words = set(capsys.readouterr().out.replace(",", " ").replace(";", " ").split())
+    assert [name for name in GROUPS if name not in words] == []
 
 
 def test_a_stopped_bench_keeps_what_it_has(groups: Groups, tmp_path: Path) -> None:

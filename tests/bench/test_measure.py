@@ -11,7 +11,17 @@ import pytest
 import torch
 
 from lossbook.book.bench import measure
-from lossbook.book.bench.measure import Ceiling, Work, ceiling, compare, one_thread, peak_mib, seconds, summarise
+from lossbook.book.bench.measure import (
+    Ceiling,
+    Work,
+    ceiling,
+    compare,
+    one_thread,
+    peak_mib,
+    promised,
+    seconds,
+    summarise,
+)
 
 
 @pytest.fixture
@@ -50,6 +60,11 @@ def test_compare_times_both_in_turn_after_a_warm_up_of_each() -> None:
 @pytest.mark.parametrize(("at_least", "kept"), [(None, True), (2.0, True), (2.1, False)])
 def test_a_promise_is_kept_or_broken(at_least: float | None, kept: bool) -> None:
     assert summarise("x", "peer", [(1.0, 2.0)], at_least=at_least).kept is kept
+
+
+@pytest.mark.parametrize(("at_least", "words"), [(40.0, "≥ 40"), (1.5, "≥ 1.5"), (2 / 3, "≥ 2/3"), (1 / 12, "≥ 1/12")])
+def test_a_promise_not_to_be_slower_than_so_is_a_fraction(at_least: float, words: str) -> None:
+    assert promised(at_least) == words
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="this system does not tell the peak of memory")

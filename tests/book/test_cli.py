@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +138,18 @@ def test_an_error_is_one_sentence_and_a_status(
     assert shown.err.startswith(message)
     assert shown.err.count("\n") == 1
     assert shown.out == ""
+
+
+@pytest.mark.parametrize(("file", "said"), [("b.json", "b.json"), (None, "the output")])
+def test_a_full_disk_is_a_sentence(
+    file: str | None, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file)
+
+    monkeypatch.setattr(cli, "_show_claims", full)
+    assert _main(["claims"]) == 1
+    assert capsys.readouterr().err == f"lossbook: {said}: No space left on device\n"
 
 
 def test_a_mistake_of_the_package_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,14 +167,16 @@ def test_the_page_on_speed_has_a_row_a_measurement(book, built):
 def test_a_row_on_speed_shows_ratio_promise_memory_and_ceiling():
     machine = {
         "device": "a_b", "cores": 2, "memory": 23.5, "python": "3.11.7", "torch": "2.13.0+cpu", "lossbook": "0.1.0",
+        "threads": 2,
     }  # fmt: skip
     row = {"group": "g", "name": "what", "peer_name": "a*b", "ratio": 2.345, "low": 0.5, "high": 1234.5, "note": "so"}
+    ratio = "2.35<br>(0.50\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}1,234)"
     row |= {"at_least": 1.5, "memory": [1.2, 3456.7], "ceiling": 0.425, "samples": [[1.0, 2.0]] * 3}
     bare = row | {"note": "", "at_least": None, "memory": None, "ceiling": None}
     page = _speed_page({"machine": machine, "measurements": [row, bare]})
     first, second = page.splitlines()[-2:]
-    assert first == r"| `g` | what<br>*so* | a\*b | 2.35 (0.5 to 1,234) | ≥ 1.5 | 1 against 3,457 | 42% |"
-    assert second == r"| `g` | what | a\*b | 2.35 (0.5 to 1,234) |  |  |  |"
+    assert first == rf"| `g` | what<br>*so* | a\*b | {ratio} | ≥ 1.5 | 1 against 3,457 | 42% |"
+    assert second == rf"| `g` | what | a\*b | {ratio} |  |  |  |"
     assert "the median of 3 pairs" in page
     assert r"a\_b, 2 cores, 23.5 GiB" in page
 
@@ -210,6 +212,23 @@ def test_find_notebooks_leaves_out_checkpoints(tmp_path):
     assert find_notebooks(tmp_path) == ["00-z.ipynb", "01-a/02-y.ipynb", "02-b/01-x.ipynb"]
 
 
-@pytest.mark.parametrize(("name", "title"), [("07-metric-learning", "Metric learning"), ("audits", "Audits"), ("", "")])
+@pytest.mark.parametrize(
+    ("name", "title"), [("07-metric-learning", "Metric learning"), ("audits", "Audits"), ("guides", "Guides"), ("", "")]
+)
 def test_heading(name, title):
     assert heading(name) == title
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(book, tmp_path, monkeypatch):
+    def full(source, target, **_):
+        Path(target).mkdir()
+        raise shutil.Error([(str(source), str(target), "No space left on device")])
+
+    out = tmp_path / "site"
+    out.mkdir()
+    (out / "index.html").write_text("of an earlier build")
+    monkeypatch.setattr(shutil, "copytree", full)
+    with pytest.raises(SiteError, match="cannot write .*site: the disk is full, or"):
+        build_site(book, out, source=book)
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+    assert (out / "index.html").read_text() == "of an earlier build"

@@ -4,6 +4,8 @@ import gzip
 import io
 import pickle
 import struct
+import subprocess
+import sys
 import tarfile
 import tracemalloc
 
@@ -104,6 +106,35 @@ def test_folder_and_archive(folder, tmp_path, packed):
     np.testing.assert_array_equal(found.test_x, pixels(seed=5).reshape(-1, 3, 32, 32))
     assert found.train_y.tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5] and found.test_y.tolist() == [5, 6]
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted({cifar.FOLDER, path.name}), "nothing is unpacked"
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("top", ["", "./"])
+def test_an_archive_packed_again(folder, tmp_path, form, top):
+    """As GNU tar, bsdtar (extended headers) and macOS (a ._ file beside each, attributes in its header) pack it."""
+    path = tmp_path / "again.tar.gz"
+    with tarfile.open(path, "w:gz", format=form) as archive:
+        info = tarfile.TarInfo(f"{top}{cifar.FOLDER}")
+        info.type, info.mode = tarfile.DIRTYPE, 0o755
+        archive.addfile(info)
+        for name, content in official(folder):
+            beside = name.replace("/", "/._")
+            for member, data in ((beside, b"\0\5\x16\7" + bytes(159)), (name, content)):
+                info = tarfile.TarInfo(top + member)
+                info.size, info.mtime, info.uname = len(data), 1234567890.5, "jörg"
+                info.pax_headers = {"LIBARCHIVE.creationtime": "1.5", "SCHILY.xattr.com.apple.quarantine": "q" * 600}
+                if form == tarfile.USTAR_FORMAT:
+                    info.uname = "root"
+                archive.addfile(info, io.BytesIO(data))
+    np.testing.assert_array_equal(cifar.read(path).test_x, pixels(seed=5).reshape(-1, 3, 32, 32))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs GNU tar")
+@pytest.mark.parametrize("form", ["v7", "ustar", "gnu", "pax"])
+def test_an_archive_packed_by_tar(folder, tmp_path, form):
+    path = tmp_path / "again.tar.gz"
+    subprocess.run(["tar", f"--format={form}", "-czf", path, "-C", tmp_path, cifar.FOLDER], check=True)
+    np.testing.assert_array_equal(cifar.read(path).test_x, pixels(seed=5).reshape(-1, 3, 32, 32))
 
 
 def test_fortran_order(folder):

@@ -419,7 +419,7 @@ def test_encrypted_member(tmp_path):
         ("p.npy", b"PK\x03\x04", "is no .npy array"),
         ("p.npy", P.replace(b"(12, 3)", b"(-2, 3)"), "shape .-2, 3."),
         ("p.npz", b"PK\x03\x04", "p.npz is damaged"),
-        ("p.parquet", b"PAR1PAR1PAR1", "p.parquet is damaged"),
+        ("p.parquet", b"PAR1PAR1PAR1", "p.parquet cannot be read: it announces a footer"),
         ("p.csv.gz", b"\x1f\x8bnot gzip", "p.csv.gz is damaged"),
         ("p.csv.gz", gzip.compress(table_text("a,b,c,label").encode(), mtime=0)[:-20], "p.csv.gz is damaged"),
         ("p.npy", pickle.dumps(PROBS.tolist()), "is a pickle, .*np.save"),

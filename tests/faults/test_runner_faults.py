@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -36,7 +37,7 @@ class Book:
         self.lives = 0
         self.begin("out")
         for name in NAMES:
-            result = f"import time; time.sleep(0.2); print('{name}' * 1000)"
+            result = f"import time; time.sleep(0.05); print('{name}' * 1000)"
             tools.write(folder / f"notebooks/{name}.ipynb", f"_ = open('{name}-runs', 'a').write('x')", result)
 
     def begin(self, out: str | Path, seen: Path | None = None) -> None:
@@ -150,7 +151,7 @@ def test_a_killed_zygote_costs_what_it_was_running_and_no_more(
     tools.wait_for(lambda: kernels(zygote), 60)
     zygote.kill()
     log = end(run, shelf, 1)
-    assert re.search("^.1/3. a.ipynb: failed in .*the kernel was killed", log, re.M)
+    assert re.search("^.1/3. a.ipynb: failed (in|before) .*the kernel was killed", log, re.M)
     lost = shelf.lost()
     assert shelf.kept.keys() == {"b", "c"}
     end(shelf.run(), shelf)
@@ -277,7 +278,7 @@ def test_killed_between_the_steps_of_writing_a_result(start: Start, tmp_path: Pa
             break
         assert code == -9, log.read_text()
         point += 1
-    assert point >= 8
+    assert point >= 4
     fault("run: SIGKILL between the steps of a write", point, lost)
 
 
@@ -286,23 +287,22 @@ def test_a_clock_that_goes_backwards(
 ) -> None:
     whole = results_of(shelf)
     shelf.begin("backwards")
-    command = [sys.executable, "-m", "lossbook.book.cli", "run", "--out", shelf.out, "--workers", "2", "--timeout", "9"]
+    command = [sys.executable, "-m", "lossbook.book.cli", "run", "--out", shelf.out, "--workers", "2", "--timeout", "6"]
     endless = tools.write(shelf.folder / "notebooks/d.ipynb", "import time; time.sleep(1000)")
     environment = {**os.environ, **backwards, "TMPDIR": str(shelf.folder), "LOSSBOOK_ZYGOTE": ""}
     begun = time.monotonic()
     run = subprocess.run(command, cwd=shelf.folder, env=environment, capture_output=True, text=True)
     passed = time.monotonic() - begun
-    assert re.search(r"d.ipynb: failed in .*stopped after 9 s, the time limit", run.stderr)
+    assert re.search(r"d.ipynb: failed (in|before) .*stopped after 6 s, the time limit", run.stderr)
     for record in map(json.loads, map(Path.read_text, shelf.out.glob("*.json"))):
         assert 0 < record["overhead"] < record["seconds"] < passed
     lost = shelf.results() != whole
     endless.unlink()
     # A clock that was wrong leaves files of all times.
-    for year in (1971, 2100):
-        for path in shelf.folder.rglob("*.ipynb"):
-            os.utime(path, (year * 31556952 - 62167219200,) * 2)
-        lost += end(shelf.run(), shelf).count("cached") != 3
-    fault("run: clock going backwards", 3, lost)
+    for path, year in zip(sorted(shelf.folder.rglob("*.ipynb")), itertools.cycle((1971, 2100)), strict=False):
+        os.utime(path, (year * 31556952 - 62167219200,) * 2)
+    lost += end(shelf.run(), shelf).count("cached") != 3
+    fault("run: clock going backwards", 2, lost)
 
 
 @pytest.mark.xdist_group("cluster")

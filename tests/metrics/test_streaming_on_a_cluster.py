@@ -142,7 +142,7 @@ def measured(part: int, log: str, seconds: float) -> dict[str, Metric]:
 def merged(client, log: Path, seconds: float) -> dict[str, Metric]:
     whole = everything()
     tasks = client.map(measured, range(len(PARTS)), log=str(log), seconds=seconds, pure=False)
-    for _, part in distributed.as_completed(tasks, with_results=True):
+    for _, part in distributed.as_completed(tasks, with_results=True, timeout=120):
         for name, metric in part.items():
             whole[name].merge_state(metric)
     return whole

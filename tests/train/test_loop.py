@@ -263,13 +263,37 @@ def test_a_stopped_run_goes_on_bit_for_bit(blobs, tmp_path, optimizer):
     assert torch.equal(again, expected)
 
 
+class Margin(nn.Module):
+    """A loss whose margin shows only in training."""
+
+    def __init__(self, margin):
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, logits, target):
+        return cross_entropy(logits, target) * (1 + self.margin * self.training)
+
+
+def test_a_checkpoint_knows_what_does_not_show_at_the_start(blobs, tmp_path):
+    def train(p=0.1, margin=0.1, weight=1e-6):
+        model = network()
+        model.body.append(nn.Dropout(p))
+        penalty = lambda model, features: weight * features.square().mean()  # noqa: E731
+        fit(model, blobs, Margin(margin), penalty=penalty, epochs=1, device="cpu", checkpoint=tmp_path / "run.pt")
+
+    train()
+    for change, name in [({"p": 0.2}, "model"), ({"margin": 0.2}, "loss"), ({"weight": 2e-6}, "penalty at the start")]:
+        with pytest.raises(ValueError, match=f"another run: {name} was"):
+            train(**change)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"lr": 0.5}, "lr was 0.001, is 0.5"),
         ({"epochs": 9}, "epochs was 6, is 9"),
         ({"seed": 4}, "seed was 0, is 4"),
-        ({"loss": losses.mae}, "objective was"),
+        ({"loss": losses.mae}, "loss at the start was"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(blobs, tmp_path, change, message):

@@ -162,6 +162,94 @@ def test_other_data_weights_or_code_are_trained_anew(blobs, tmp_path, trained):
     assert trained == [2, 2, 2]
 
 
+class Margin(nn.Module):
+    """A loss whose margin shows only in training."""
+
+    def __init__(self, margin: float) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(logits, target) * (1 + self.margin * self.training)
+
+
+def floored(floor: float) -> Callable[..., torch.Tensor]:
+    return lambda logits, target: cross_entropy(logits, target).clamp(min=floor)
+
+
+def shrinking(weight: float) -> Callable[..., torch.Tensor]:
+    return lambda model, features: weight * features.square().mean()
+
+
+def with_dropout(p: float) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(nn.Linear(6, 5), nn.Dropout(p), nn.Linear(5, 3))
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({}, {"penalty": shrinking(1e-6)}),
+        ({"penalty": shrinking(1e-6)}, {"penalty": shrinking(2e-6)}),
+        ({"loss": Margin(0.1)}, {"loss": Margin(0.2)}),
+        ({"loss": floored(0.1)}, {"loss": floored(0.2)}),
+        ({"make": with_dropout(0.1)}, {"make": with_dropout(0.2)}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:sweep trains one configuration after the other")
+def test_what_does_not_show_at_the_start_tells_configurations_apart(blobs, tmp_path, trained, before, now):
+    rows = [{"lr": 1e-3}, {"lr": 1e-2}]
+    train(blobs, rows, checkpoint=tmp_path, **before)
+    trained.clear()
+    train(blobs, rows, checkpoint=tmp_path, **before)
+    assert not trained
+    train(blobs, rows, checkpoint=tmp_path, **now)
+    assert sum(trained) == 2
+
+
+def noisy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return (cross_entropy(logits, target, reduction="none") * torch.rand(len(target))).mean()
+
+
+def test_a_loss_that_draws_is_found_again_and_leaves_the_generator_alone(blobs, tmp_path, monkeypatch, trained):
+    rows = [{"seed": seed} for seed in range(6)]
+    before = torch.get_rng_state()
+    whole = train(blobs, rows, loss=noisy, chunk=2)
+    stopped_after(2, monkeypatch, lambda: train(blobs, rows, loss=noisy, chunk=2, checkpoint=tmp_path))
+    trained.clear()
+    assert_same(whole, train(blobs, rows, loss=noisy, chunk=2, checkpoint=tmp_path, method="vmap"))
+    assert trained == [2]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_ctrl_c_keeps_what_is_trained_and_holds_nothing(blobs, tmp_path, monkeypatch, trained):
+    original = parts.Folder.add
+
+    def interrupted(self: Any, part: Any) -> None:
+        original(self, part)
+        raise KeyboardInterrupt
+
+    before = torch.get_rng_state()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(parts.Folder, "add", interrupted)
+        train(blobs, checkpoint=tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    whole = train(blobs)
+    trained.clear()
+    assert_same(whole, train(blobs, checkpoint=tmp_path))
+    assert trained == [5, 2]
+
+
+def test_another_writer_in_the_folder_or_below_is_left_alone(blobs, tmp_path):
+    below = tmp_path / "below"
+    below.mkdir()
+    for name in ("run.pt", "0.part"):
+        (below / f".{name}.1.lossbook-part").touch()
+        (tmp_path / f".{name}.1.lossbook-part").touch()
+    train(blobs, {"seed": [0]}, checkpoint=tmp_path)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.lossbook-part")}
+    assert left == {".run.pt.1.lossbook-part", "below/.run.pt.1.lossbook-part", "below/.0.part.1.lossbook-part"}
+
+
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_a_damaged_part_is_named_and_trained_again(blobs, tmp_path, trained, damage):
     whole = train(blobs, checkpoint=tmp_path)

@@ -172,10 +172,10 @@ def test_memory_bounds_the_chunk(blobs, monkeypatch):
     from lossbook.train import stacked
 
     sizes = []
-    original = stacked._Stack.__init__
+    original = stacked.Stack.__init__
     monkeypatch.setattr(stacked, "_CPU_BYTES", 100_000)
     monkeypatch.setattr(
-        stacked._Stack,
+        stacked.Stack,
         "__init__",
         lambda self, job, members: (sizes.append(len(members)), original(self, job, members))[1],
     )
@@ -449,6 +449,17 @@ def test_a_loss_with_a_state_begins_anew_in_every_configuration(blobs):
     assert loss.steps == 2
 
 
+def test_arguments_that_look_the_same_in_print_are_told_apart(blobs):
+    def weighted(logits, target, *, weight):
+        return cross_entropy(logits, target) * weight.mean()
+
+    weights = [torch.ones(1200), torch.ones(1200).index_fill(0, torch.tensor([600]), 1e4)]
+    settings = {"loss": weighted, "epochs": 2, "device": "cpu"}
+    vmap, loop = (sweep(mlp, blobs, {"weight": weights}, method=method, **settings) for method in ("vmap", "loop"))
+    assert vmap.table.train_loss[1] > 5 * vmap.table.train_loss[0]
+    torch.testing.assert_close(vmap.logits(blobs.test[0]), loop.logits(blobs.test[0]), atol=1e-4, rtol=1e-4)
+
+
 def test_a_loss_that_draws_draws_for_each_configuration_and_repeats_with_the_seed(blobs):
     def noisy(logits, target):
         return (cross_entropy(logits, target, reduction="none") * torch.rand(len(target))).mean()
@@ -472,14 +483,14 @@ def test_data_without_a_split_are_refused_by_name(blobs):
 @pytest.mark.skipif(not shutil.which("g++"), reason="no compiler")
 def test_a_compiled_step_is_the_step(blobs, monkeypatch):
     """Two chunks with other numbers, weights and labels share what is compiled for a full and for the last batch."""
-    from lossbook.train import stacked
+    from lossbook.train import _stack
 
     def penalty(model, features):
         return 1e-3 * features.square().sum() + 1e-3 * model.head.weight.square().sum()
 
     compiled = []
-    original = stacked._compiled
-    monkeypatch.setattr(stacked, "_compiled", lambda *given: compiled.append(original(*given)) or compiled[-1])
+    original = _stack._compiled
+    monkeypatch.setattr(_stack, "_compiled", lambda *given: compiled.append(original(*given)) or compiled[-1])
     settings = {"penalty": penalty, "epochs": 3, "batch_size": 32, "lr": 0.01, "device": "cpu", "method": "vmap"}
     grid = {"tau": [0.5, 1.0, 1.5, 2.0], "label_noise": [0.0, 0.2]}
     plain, fast = (
@@ -550,7 +561,7 @@ def test_a_chunk_that_does_not_fit_the_memory_is_trained_in_halves(blobs, monkey
 
     settings = {"loss": cross_entropy, "epochs": 3, "batch_size": 32, "device": "cpu", "method": "vmap"}
     expected = sweep(mlp, blobs, MIXED, **settings)
-    original, limit, steps = stacked._Stack.gradient, 4, []
+    original, limit, steps = stacked.Stack.gradient, 4, []
 
     def gradient(self, x, target):
         steps.append(len(self.configs))
@@ -558,7 +569,7 @@ def test_a_chunk_that_does_not_fit_the_memory_is_trained_in_halves(blobs, monkey
             raise error
         return original(self, x, target)
 
-    monkeypatch.setattr(stacked._Stack, "gradient", gradient)
+    monkeypatch.setattr(stacked.Stack, "gradient", gradient)
     with pytest.warns(UserWarning, match="networks at once do not fit the memory") as caught:
         result = sweep(mlp, blobs, MIXED, **settings)
     assert [str(warning.message).split()[0] for warning in caught] == ["12", "6"]
@@ -573,7 +584,7 @@ def test_one_network_that_does_not_fit_the_memory_says_what_to_do(blobs, monkeyp
         raise error
 
     monkeypatch.setattr(stacked, "_refusal", lambda job: None)
-    monkeypatch.setattr(stacked._Stack, "gradient", gradient)
+    monkeypatch.setattr(stacked.Stack, "gradient", gradient)
     error = torch.OutOfMemoryError("CUDA out of memory.")
     with pytest.raises(MemoryError, match="try a smaller batch_size"), pytest.warns(UserWarning, match="chunk=1"):
         sweep(mlp, blobs, {"seed": [0, 1]}, epochs=1, device="cpu")

@@ -6,11 +6,11 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lossbook import _files
 from lossbook.book._jobs import RunError
 from lossbook.book.runner import run_notebooks
 
@@ -119,15 +119,14 @@ def _audit(
     if not notebook.is_file():
         raise RunError(f"there is no {notebook}: the audit runs from a checkout of the book")
     out = out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".audit-", dir=out) as folder:
-        made = Path(folder) / "results"
+    with _working_folder(out) as folder:
+        made = folder / "results"
         made.mkdir()
         [result] = run_notebooks(
             [notebook],
             root=NOTEBOOKS,
             parameters=parameters | {"out": str(made)},
-            out=Path(folder) / "run",
+            out=folder / "run",
             timeout=timeout,
             force=True,
         )
@@ -137,12 +136,34 @@ def _audit(
             raise RunError(sentence if is_data else f"the audit of {file} failed at {cell}")
         shutil.copy2(result.executed, made / "report.ipynb")
         _write_page(made / "report.ipynb", made / REPORT, f"{kind.capitalize()} of {file.name}")
+        # The page goes first and comes last: while there is one, all that stands beside it belongs to it.
         for name in (REPORT, "report.ipynb", *results):
-            if not (made / name).exists():
+            if name == REPORT or not (made / name).exists():
                 (out / name).unlink(missing_ok=True)
-        for path in sorted(made.iterdir()):
+        for path in sorted(made.iterdir(), key=lambda path: (path.name == REPORT, path.name)):
             os.replace(path, out / path.name)
     return out / REPORT
+
+
+@contextlib.contextmanager
+def _working_folder(out: Path) -> Iterator[Path]:
+    """A folder in `out` that is gone afterwards; while it is held, a second audit into `out` is refused."""
+    out.mkdir(parents=True, exist_ok=True)
+    folder = out / ".audit"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_files.locked(out))
+        except BlockingIOError:
+            raise RunError(
+                f"another audit is writing to {out}: wait for it, or choose another folder with --out"
+            ) from None
+        # What a killed audit has left.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def findings(folder: Path) -> str:
@@ -184,7 +205,7 @@ def calibrate(calibrator: Path, predictions: Path, out: Path) -> int:
     """
     from lossbook.book.audit.calibration import to_probabilities
     from lossbook.book.audit.compare import from_json, log_probabilities
-    from lossbook.data import read_predictions
+    from lossbook.data import DataError, read_predictions
 
     if out.suffix.lower() not in _WRITERS:
         raise ValueError(
@@ -193,15 +214,15 @@ def calibrate(calibrator: Path, predictions: Path, out: Path) -> int:
     try:
         fitted, names = from_json(calibrator.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{calibrator}: {error}") from None
+        raise DataError(f"{calibrator}: {error}") from None
     read = read_predictions(predictions, with_labels=False)
     if read.num_classes != len(names):
-        raise ValueError(f"{predictions} has {read.num_classes} classes, but {calibrator} is for {len(names)}")
+        raise DataError(f"{predictions} has {read.num_classes} classes, but {calibrator} is for {len(names)}")
     # Names that only count say nothing of the order of the columns.
     counted = tuple(map(str, range(len(names))))
     if names != read.class_names and counted not in (names, read.class_names):
         k = next(i for i, name in enumerate(names) if name != read.class_names[i])
-        raise ValueError(
+        raise DataError(
             f"{predictions} has class {read.class_names[k]!r} in column {k} of its scores, but {calibrator} has "
             f"{names[k]!r} there: give the columns the same order and names"
         )

@@ -1,4 +1,4 @@
-"""Several notebooks of the book, one at a time and two at a time."""
+"""Two notebooks of the book, one after the other and both at once."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ import torch
 from lossbook.book.bench.measure import Measurement, NotHere, seconds, summarise
 
 # Of about the same length, and with data that needs no download.
-NOTEBOOKS = tuple(
-    f"01-surrogates/{name}.ipynb"
-    for name in ("01-cross-entropy-family", "02-consistency-bounds", "12-learning-from-bags", "13-rare-events")
-)
+NOTEBOOKS = ("01-surrogates/01-cross-entropy-family.ipynb", "01-surrogates/02-consistency-bounds.ipynb")
 
 
 def workers(repeats: int, device: torch.device) -> Iterator[Measurement]:
-    """The wall time of four notebooks with two workers against one, on the CPU and into an empty folder each time.
+    """The wall time of two notebooks with two workers against one, on the CPU and into an empty folder each time.
 
-    One worker computes with a thread per core, of two each with one. From the folder that holds `notebooks`.
+    One worker computes with a thread per core, of two each with one. Two notebooks of a quarter of a minute stand for
+    the book, so that three repeats take three minutes. From the folder that holds `notebooks`.
     """
     import joblib
 
@@ -32,9 +30,7 @@ def workers(repeats: int, device: torch.device) -> Iterator[Measurement]:
         return lambda: _run(count)
 
     pairs = [(seconds(run(2)), seconds(run(1))) for _ in range(repeats)]
-    yield summarise(
-        "four notebooks, two workers", "one worker", pairs, at_least=1.3 if joblib.cpu_count() > 1 else None
-    )
+    yield summarise("two notebooks, two workers", "one worker", pairs, at_least=1.3 if joblib.cpu_count() > 1 else None)
 
 
 def _run(count: int) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,11 @@ class Ceiling:
         return max(work.bytes / self.bandwidth, work.flops / self.flops) / seconds
 
 
+def promised(at_least: float) -> str:
+    """A promised ratio in words: "≥ 1.5", and below 1, where it says how much slower is allowed, "≥ 1/12"."""
+    return f"≥ {Fraction(at_least).limit_denominator(12)}" if at_least < 1 else f"≥ {at_least:.3g}"
+
+
 @dataclass(frozen=True)
 class Measurement:
     """Two things timed in turn: median seconds of ours and the peer, and peer / ours over the pairs (above 1: faster).
@@ -74,6 +80,11 @@ class Measurement:
     samples: tuple[tuple[float, float], ...] = ()
     ceiling: float | None = None
     group: str = ""
+
+    @property
+    def promise(self) -> str:
+        """The promise as `promised` writes it; empty where nothing is promised."""
+        return "" if self.at_least is None else promised(self.at_least)
 
     @property
     def kept(self) -> bool:

@@ -181,6 +181,7 @@ def library_counterparts(count: int, device: torch.device) -> dict[str, Pair]:
     example = torch.arange(count // 2, device=device).repeat(2)
     proxies = library.NormalizedSoftmaxLoss(100, WIDTH, temperature=1 / 16)
     proxies.W = torch.nn.Parameter(w.detach().T.clone())
+    ntxent, supcon, variance = library.NTXentLoss(0.5), library.SupConLoss(0.1), library.VICRegLoss()
     triplets = library.TripletMarginLoss(margin=0.2, distance=distances.LpDistance(power=2))
 
     def views() -> tuple[Tensor, ...]:
@@ -188,11 +189,11 @@ def library_counterparts(count: int, device: torch.device) -> dict[str, Pair]:
 
     def vicreg() -> Tensor:
         first, second = views()
-        return library.VICRegLoss()(first, ref_emb=second)
+        return variance(first, ref_emb=second)
 
     pairs = {
-        "NT-Xent": Pair(lambda: losses.nt_xent(*views()), lambda: library.NTXentLoss(0.5)(f, example), (f,), 1),
-        "SupCon": Pair(lambda: losses.supcon(torch.stack(views())), lambda: library.SupConLoss(0.1)(f, example), (f,)),
+        "NT-Xent": Pair(lambda: losses.nt_xent(*views()), lambda: ntxent(f, example), (f,), 1),
+        "SupCon": Pair(lambda: losses.supcon(torch.stack(views())), lambda: supcon(f, example), (f,)),
         "triplet loss": Pair(lambda: losses.triplet(f, fours), lambda: triplets(f, fours), (f,), 1),
         "normalised softmax": Pair(lambda: losses.normalized_softmax(f, w, label), lambda: proxies(f, label), (f,)),
         "VICReg": Pair(lambda: losses.vicreg(*views()), vicreg, (f,)),

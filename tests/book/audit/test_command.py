@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from lossbook import _files
+from lossbook.book.audit import command
 from lossbook.book.audit.command import _write_page
 from lossbook.book.audit.compare import fitted, log_probabilities, to_json
 from lossbook.book.cli import _main
@@ -168,6 +174,70 @@ def test_the_predictions_are_not_overwritten(
     assert _main(["calibrate", "--calibrator", str(calibrator), "--predictions", path, "--out", path]) == 1
     assert "is the file of predictions itself" in capsys.readouterr().err
     assert (tmp_path / "p.npy").read_bytes() == before
+
+
+class Killed(BaseException):
+    pass
+
+
+def fake_audit(out: Path, file: str, monkeypatch: pytest.MonkeyPatch, steps: int | None = None) -> None:
+    """An audit whose notebook writes the name of the file and no more; it is killed at this step of what follows."""
+    left, killed = steps, False
+
+    def run(notebooks: list[Path], *, parameters: dict[str, str], out: Path, **_: object) -> list[SimpleNamespace]:
+        for name in ("numbers.json", "classes.csv"):
+            (Path(parameters["out"]) / name).write_text(file)
+        out.mkdir()
+        (out / "executed.ipynb").write_text(file)
+        return [SimpleNamespace(status="ok", executed=out / "executed.ipynb")]
+
+    def step(original: Callable[..., object]) -> Callable[..., object]:
+        def counted(*arguments: object, **options: object) -> object:
+            nonlocal left, killed
+            if left is not None:
+                if left == 0:
+                    killed = True
+                    raise Killed
+                left -= 1
+            return original(*arguments, **options)
+
+        return counted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "run_notebooks", run)
+        patch.setattr(command, "_write_page", lambda notebook, page, title: page.write_text(file))
+        patch.setattr(os, "replace", step(os.replace))
+        patch.setattr(Path, "unlink", step(Path.unlink))
+        # A killed process does not clear up.
+        patch.setattr(shutil, "rmtree", lambda *a, rmtree=shutil.rmtree, **k: killed or rmtree(*a, **k))
+        command._audit("collapse", Path(file), {}, out, ("numbers.json", "classes.csv"), 1.0)
+
+
+def test_a_killed_audit_leaves_no_page_over_the_results_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"report.html", "report.ipynb", "numbers.json", "classes.csv"}
+    for steps in range(9):
+        out = tmp_path / str(steps)
+        fake_audit(out, "old", monkeypatch)
+        (out / ".audit").mkdir()
+        (out / ".audit/left").touch()
+        try:
+            fake_audit(out, "new", monkeypatch, steps)
+        except Killed:
+            pass
+        else:
+            break
+        if (out / "report.html").exists():
+            assert len({(out / name).read_text() for name in files}) == 1
+        fake_audit(out, "new", monkeypatch)
+        assert {path.name: path.read_text() for path in out.iterdir()} == dict.fromkeys(files, "new")
+        with (
+            _files.locked(out),
+            pytest.raises(command.RunError, match="another audit is writing to .*: wait for it"),
+        ):
+            fake_audit(out, "new", monkeypatch)
+    assert steps == 5
 
 
 @pytest.mark.slow

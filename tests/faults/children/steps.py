@@ -1,4 +1,7 @@
-"""Kill or stop this process exactly before or after one of the steps by which a file is written or removed."""
+"""Kill or stop this process exactly before one of the steps by which a file is written or removed.
+
+After a step the disk is as before the next one, or as before the next file is written.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 
 def die_at(point: int) -> None:
-    """SIGKILL at the point-th of these moments, from 0: before and after each fsync, replace and unlink."""
+    """SIGKILL at the point-th of these moments, from 0: before each fsync, replace and unlink."""
     _send_at(point, signal.SIGKILL)
 
 
@@ -30,10 +33,7 @@ def _send_at(point: int, signum: int) -> None:
     def watched(function: Callable[..., Any]) -> Callable[..., Any]:
         def step(*arguments: Any, **options: Any) -> Any:
             moment()
-            try:
-                return function(*arguments, **options)
-            finally:
-                moment()
+            return function(*arguments, **options)
 
         return step
 
