@@ -171,7 +171,8 @@ def sweep(
     other, and the same up to rounding.
 
     Args:
-        make_model: builds one network; called for each configuration with torch's generator seeded by its seed.
+        make_model: builds one network; called for each configuration, at times more than once, with torch's generator
+            seeded by its seed, which `torch.initial_seed()` tells.
         data: as for `fit`; with a `.test` split the table has test_loss and test_accuracy.
         grid: dict of lists (all combinations, the last key varying fastest) or list of dicts. The keys seed, lr,
             weight_decay, momentum (SGD) and loss replace the arguments below; label_noise is the rate of uniformly
