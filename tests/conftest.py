@@ -75,6 +75,8 @@ class Cluster:
         process = self.start(
             "worker", "--scheduler-file", str(self.where), "--nthreads", "1", "--no-nanny", "--no-dashboard",
             "--local-directory", str(self.folder),
+            # In the main thread, before any task: tasks that import torch in two threads at once have hung.
+            "--preload", "lossbook.train.stacked", "--preload", "lossbook.metrics.streaming",
         )  # fmt: skip
         self.client.wait_for_workers(count + 1, timeout=60)
         return process

@@ -160,8 +160,8 @@ def test_the_logits_are_never_held():
     dense = torch.autograd.grad(cross_entropy(linear(x, w, b), y), (x, w, b))
     torch.testing.assert_close(found, dense, rtol=1e-3, atol=1e-7)
     if extra is not None:
-        # One gradient and a few tiles: a second one, or a copy of the head, would be too much.
-        assert extra < 48
+        # One gradient and a few tiles, some 44; a second one, or a copy of the head, makes it 76.
+        assert extra < 64
 
 
 @pytest.mark.parametrize(
