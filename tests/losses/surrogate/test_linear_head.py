@@ -156,12 +156,13 @@ def test_the_logits_are_never_held():
 
     with one_thread():
         found = slopes()
-        extra = peak_mib(slopes)
+        # The least of three: what the process did before may leave its allocator in pieces.
+        extra = [peak_mib(slopes) for _ in range(3)]
     dense = torch.autograd.grad(cross_entropy(linear(x, w, b), y), (x, w, b))
     torch.testing.assert_close(found, dense, rtol=1e-3, atol=1e-7)
-    if extra is not None:
-        # One gradient and a few tiles, some 44; a second one, or a copy of the head, makes it 76.
-        assert extra < 64
+    if None not in extra:
+        # One gradient and a few tiles: a second one, or a copy of the head, would be too much.
+        assert min(extra) < 48
 
 
 @pytest.mark.parametrize(
