@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from lossbook._files import write_atomically
 from lossbook.book import _jobs, _progress
 from lossbook.book._jobs import Job, Result, RunError, clean
-from lossbook.train.cluster import in_pieces
+from lossbook.train.cluster import in_pieces, still_wanted
 
 if TYPE_CHECKING:
     from lossbook.book.prewarm import Zygote
@@ -143,17 +143,21 @@ def execute_order(_: None, orders: list[Order]) -> tuple[str | None, str | None,
         root = Path(folder) / "notebooks"
         source = root / order.rel
         write_atomically(source, order.text)
-        (result,) = run_notebooks(
-            [source],
-            profile=order.profile,
-            parameters=order.parameters,
-            device=order.device,
-            workers=1,
-            timeout=order.timeout,
-            out=Path(folder) / "out",
-            root=root,
-            progress=False,
-        )
+        try:
+            (result,) = run_notebooks(
+                [source],
+                profile=order.profile,
+                parameters=order.parameters,
+                device=order.device,
+                workers=1,
+                timeout=order.timeout,
+                out=Path(folder) / "out",
+                root=root,
+                progress=False,
+            )
+        except Interrupted as interrupt:
+            # Raised by a task, it would end the worker.
+            return None, str(interrupt), 0.0, 0.0
         text = result.executed.read_text(encoding="utf-8") if result.executed else None
     return text, result.error, result.seconds, result.overhead
 
@@ -294,6 +298,8 @@ class _Run:
                 for job in list(self.running):
                     self._watch(job)
                 self.report.update(self.running)
+                if not still_wanted():
+                    raise KeyboardInterrupt
                 time.sleep(0.05)
         finally:
             # Empty after an ordinary end.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -116,6 +117,22 @@ def _itself(x: Any) -> Any:
     return x
 
 
-def _alone(function: Callable[[Any, list[T]], Result], shared: Any, piece: list[T]) -> Result:
+def _alone(function: Callable[[Any, list[T]], Result], shared: Any, piece: list[T]) -> Result | None:
     with _ONE_AT_A_TIME:
-        return function(shared, piece)
+        return function(shared, piece) if still_wanted() else None
+
+
+def still_wanted() -> bool:
+    """In a task of a worker: whether the scheduler still waits for its result. True outside of a task.
+
+    Dask lets a task whose client has gone run to its end, and the worker's thread takes no other one until then.
+    """
+    if "distributed" not in sys.modules:
+        return True
+    from distributed.worker import thread_state
+
+    state = getattr(thread_state, "execution_state", None)
+    if state is None:
+        return True
+    task = state["worker"].state.tasks.get(thread_state.key)
+    return task is not None and task.state in ("executing", "long-running")

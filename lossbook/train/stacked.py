@@ -190,9 +190,8 @@ def sweep(
             not fit the memory is trained in halves, as are those after it; a warning says so.
         client: `distributed.Client` of a Dask cluster, whose workers then train chunks of the grid: `chunk`
             configurations each, by default four chunks a thread. They need this package and torch, and are best started
-            with one thread each and `--preload torch`, which imports it before any task comes. A chunk of a worker that
-            is lost is trained again by another. The table is the same as without, up to the rounding that another chunk
-            makes.
+            with one thread each. A chunk of a worker that is lost is trained again by another. The table is the same as
+            without, up to the rounding that another chunk makes.
         checkpoint: folder to which each chunk is written when it is trained. A sweep that finds configurations of its
             own there, with the same data and settings, takes them and trains the others: one that was killed ends with
             the result of an uninterrupted one, bit for bit on a CPU if no other argument has changed, and a grid may

@@ -323,6 +323,8 @@ def test_a_killed_client_of_a_cluster_keeps_what_has_come_back(
     log = end(shelf.run("--cluster", address), shelf)
     assert len(shelf.kept) == 3 and log.count("cached") == 3
     lost = shelf.lost() + (shelf.results() != whole)
-    # What it had asked for is no longer computed.
+    # What it had asked for is no longer computed: each worker's only thread is free for others.
     tools.wait_for(lambda: not any(cluster.client.processing().values()), 30)
+    for worker in cluster.client.nthreads():
+        assert cluster.client.submit(os.getpid, workers=[worker], pure=False).result(timeout=30)
     fault("run: SIGKILL of a cluster's client", 1, lost)
