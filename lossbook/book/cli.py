@@ -23,7 +23,10 @@ app.add_typer(audits, name="audit", help="What a file of your own says about the
 
 EXECUTED = Path("build/notebooks")
 SITE = Path("build/site")
+RELEASE = Path("build/release")
+GRADES = Path("build/grades")
 COLLAPSE_AUDIT = Path("build/collapse-audit")
+COMPARISON = Path("build/compare")
 
 Executed = Annotated[Path, typer.Option(help="The folder of executed notebooks.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Notebooks at a time; if not given, one per core.")]
@@ -173,6 +176,81 @@ def book(workers: Workers = None, timeout: Timeout = 600.0) -> None:
         raise typer.Exit(1)
 
 
+@app.command("new-paper")
+def new_paper(
+    key: Annotated[str, typer.Argument(help="The paper's key; `lossbook papers --planned` lists them.")],
+    notebook: Annotated[
+        Path | None, typer.Option(help="Its notebook, below notebooks/; if none, the next number of the paper's part.")
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="losses.family.name, for a paper whose catalogue row names no functions.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")] = False,
+) -> None:
+    """Scaffold a planned paper: functions, tests, notebook and catalogue row, each saying what is to be written."""
+    from lossbook.book.scaffold import new_paper
+
+    plan = new_paper(key, notebook=notebook, loss=loss, dry_run=dry_run)
+    would = "would be " if dry_run else ""
+    for path in plan.files:
+        typer.echo(f"{path} {would}{'written' if path in plan.new else 'added to'}")
+    for dotted in plan.present:
+        typer.echo(f"lossbook has {dotted} already")
+    typer.echo("\nWhat is left to do:")
+    for number, step in enumerate(plan.steps, start=1):
+        typer.echo(f"{number}. {step}")
+
+
+@app.command()
+def release(
+    notebooks: Annotated[
+        list[Path] | None, typer.Argument(help="Notebooks or folders; if none, all of notebooks/.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="A new folder, or that of an earlier release.")] = RELEASE,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over changed files too; a copy of each is kept beside it.")
+    ] = False,
+) -> None:
+    """The student version of notebooks: no solutions, no hidden tests, no outputs."""
+    from lossbook.book.classroom import release
+
+    made = release(notebooks or None, out=out, force=force)
+    for path in made.kept:
+        typer.echo(f"lossbook: what was there is kept as {path}", err=True)
+    typer.echo(f"{made.notebooks} notebooks with {made.exercises} exercises in {out}")
+
+
+@app.command()
+def grade(
+    folder: Annotated[Path, typer.Argument(help="A folder for each student, or one student's notebooks.")],
+    notebook: Annotated[
+        list[Path] | None,
+        typer.Option(help="A notebook or folder of the book to judge; may be repeated. If none, what was handed in."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The folder for grades.csv and totals.csv.")] = GRADES,
+    workers: Workers = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds for a cell of a student, or a test.")] = 60.0,
+    memory: Annotated[float, typer.Option(min=0.1, help="GiB that a notebook may take beyond the libraries.")] = 4.0,
+) -> None:
+    """Judge what students hand in by the book's tests; status 1 if a notebook could not be judged."""
+    from lossbook.book.classroom_grade import grade, table, totals
+    from lossbook.book.runner import Interrupted
+
+    try:
+        marks = grade(folder, notebooks=notebook or None, out=out, workers=workers, timeout=timeout, memory=memory)
+    except Interrupted as interrupt:
+        typer.echo(f"lossbook: {interrupt}; the marks so far are in {out}", err=True)
+        raise typer.Exit(128 + interrupt.signum) from None
+    for frame in (table(marks), totals(marks)):
+        numbers = frame[["points", "of"]].map("{:g}".format, na_action="ignore").fillna("–")
+        _table(frame.assign(**numbers), right=set(numbers))
+    unjudged = [mark for mark in marks if mark.points is None]
+    typer.echo(f"{len(marks) - len(unjudged)} tests judged; the tables are in {out}")
+    if unjudged:
+        typer.echo(f"lossbook: {len(unjudged)} could not be judged; the table says why", err=True)
+        raise typer.Exit(1)
+
+
 @audits.command("calibration")
 def audit_calibration(
     predictions: Annotated[
@@ -223,6 +301,74 @@ def audit_collapse(
     page = audit_collapse(
         features, labels, out, classifier=classifier, label_column=label_column, seed=seed, timeout=timeout
     )
+    typer.echo(findings(page.parent))
+    typer.echo(f"Open {page.resolve()}")
+
+
+@app.command()
+def compare(
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A table (.csv, .tsv, .parquet, .npz), a folder or .zip of images with a folder a class, or a dataset "
+            "of the book."
+        ),
+    ],
+    losses: Annotated[
+        str,
+        typer.Option(
+            help='Such as "cross_entropy, focal(gamma=[1, 2, 3])"; a list is a choice, and the first '
+            "loss is what the others are held against."
+        ),
+    ],
+    target: Annotated[str | None, typer.Option(help="The column of the labels, if it is not one of the usual.")] = None,
+    ignore: Annotated[list[str] | None, typer.Option(help="A column that is no feature; may be repeated.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder of the report.")] = COMPARISON,
+    metric: Annotated[
+        Literal["accuracy", "macro_accuracy", "log_loss"], typer.Option(help="What to choose and to compare by.")
+    ] = "accuracy",
+    seeds: Annotated[
+        int, typer.Option(min=3, help="Splits of the rows, each with weights and batches of its own.")
+    ] = 5,
+    lr: Annotated[list[float] | None, typer.Option(help="A learning rate to choose among; may be repeated.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="If none, as many as make 600 steps, 10 to 150.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 64,
+    model: Annotated[
+        Literal["auto", "mlp", "linear", "cnn"], typer.Option(help="auto: mlp for a table, cnn for images.")
+    ] = "auto",
+    rows: Annotated[int, typer.Option(min=1, help="Of more, a random sample of so many.")] = 20_000,
+    image_size: Annotated[int, typer.Option(min=4, help="Side in pixels to which images are scaled.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sample, and the first of the splits.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
+    timeout: Timeout = 86_400.0,
+) -> None:
+    """Which loss suits your own rows? The same tuning for each, several splits, and what is more than chance."""
+    from lossbook.book.compare_command import NETWORKS, compare_losses, findings
+    from lossbook.book.runner import Interrupted
+
+    try:
+        page = compare_losses(
+            data,
+            losses,
+            out,
+            target=target,
+            ignore=ignore or [],
+            metric=metric,
+            model=model,
+            seeds=seeds,
+            rates=lr or [],
+            epochs=epochs,
+            batch_size=batch_size,
+            rows=rows,
+            image_size=image_size,
+            seed=seed,
+            device=device,
+            timeout=timeout,
+        )
+    except Interrupted as interrupt:
+        kept = f"what was trained is kept in {out / NETWORKS}, and the same command goes on from there"
+        typer.echo(f"lossbook: {interrupt}; {kept}", err=True)
+        raise typer.Exit(128 + interrupt.signum) from None
     typer.echo(findings(page.parent))
     typer.echo(f"Open {page.resolve()}")
 

@@ -66,7 +66,7 @@ _WARM = [
     "IPython.display",
 ]
 
-_NOT_FOR_NOTEBOOKS = {"bench", "cli", "prewarm", "results", "runner", "site"}
+_NOT_FOR_NOTEBOOKS = {"bench", "classroom", "classroom_grade", "cli", "prewarm", "results", "runner", "site"}
 
 # One thread until the fork: a thread does not survive it, and a lock that it held stays locked for ever. pyarrow, which
 # pandas imports where it is installed, would start one to return memory; torch would ask the CUDA driver how many
