@@ -1,7 +1,9 @@
 # make book    environment, every notebook in the quick profile, the site, the claims table
 # make test    the same environment, all tests
 # make lab     JupyterLab at notebooks/
+# make lab-test  every notebook in JupyterLab and a browser: about an hour
 # make check   ruff, mypy and the quick tests, in under a minute
+# make hooks   have git run the checks on what is committed and pushed
 # make bench   import time, overhead of a notebook, training and metrics against the alternatives
 # make clean   remove what the other targets built; `make distclean` removes the environment too
 #
@@ -15,7 +17,7 @@ PY := .venv/bin/python
 
 # Threads that wait for work sleep instead of spinning, which on a busy machine costs many times the work itself. The
 # bench measures torch as it comes.
-book test lab check: export OMP_WAIT_POLICY ?= PASSIVE
+book test lab lab-test check: export OMP_WAIT_POLICY ?= PASSIVE
 
 # Data files that lie beside the checkout are used; without them, each data set is downloaded when it is first asked for.
 ifneq ($(wildcard ../shared/data/mnist),)
@@ -29,7 +31,7 @@ stamp := .venv/.lossbook
 built := $(shell cat $(stamp) 2>/dev/null)
 anew := $(if $(findstring [$(CURDIR)] $(PYTHON),$(built)),,yes)
 
-.PHONY: book test lab check bench clean distclean
+.PHONY: book test lab lab-test check hooks bench clean distclean
 .DELETE_ON_ERROR:
 ifdef anew
 .PHONY: $(stamp)
@@ -41,7 +43,7 @@ book: $(stamp)
 # Numerical libraries get one thread each: several tests run at once. The notebooks come after the rest and share the
 # cores among themselves, so that neither slows the other past a time limit.
 test: $(stamp)
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup -m "not notebooks"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup -m "not notebooks and not lab"
 	@$(PY) -m pytest -m notebooks
 
 # Without a screen (and not on macOS, which has no DISPLAY) no browser is opened. Jupyter refuses root unless told.
@@ -51,11 +53,18 @@ lab: $(stamp)
 	  $(if $(or $(DISPLAY),$(WAYLAND_DISPLAY),$(findstring Darwin,$(shell uname))),,--no-browser) \
 	  $(if $(filter 0,$(shell id -u)),--allow-root)
 
+# A server, a browser, and every notebook run and worked by keyboard; a few of them are in `make test` too.
+lab-test: $(stamp)
+	@$(PY) -m pytest tests/test_jupyterlab.py
+
 check: $(stamp)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy lossbook
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --maxprocesses 8 -m "not slow and not notebooks and not browser"
+
+hooks: $(stamp)
+	@$(PY) -m pre_commit install
 
 bench: $(stamp)
 	@$(PY) -m lossbook.book.cli bench

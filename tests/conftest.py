@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +23,17 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PARAMETERS = 'profile = "quick"\nseed: int = 0\ndevice = "auto"'
 # Says which process the kernel is; notebooks run in their own folder.
 PID = "import os, pathlib\n_ = pathlib.Path('pid').write_text(str(os.getpid()))"
+
+# What a browser under test leaves alone: the network, its own updates, and a sandbox that containers do not have.
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 # Each pytest worker gets one thread: two workers on two cores then do not fight over them.
 torch.set_num_threads(1)
@@ -75,8 +87,6 @@ class Cluster:
         process = self.start(
             "worker", "--scheduler-file", str(self.where), "--nthreads", "1", "--no-nanny", "--no-dashboard",
             "--local-directory", str(self.folder),
-            # In the main thread, before any task: tasks that import torch in two threads at once have hung.
-            "--preload", "lossbook.train.stacked", "--preload", "lossbook.metrics.streaming",
         )  # fmt: skip
         self.client.wait_for_workers(count + 1, timeout=60)
         return process
@@ -124,6 +134,44 @@ def book(tmp_path: Path, zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -> Pat
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    found = os.environ.get("CHROME_BIN") or next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip("no Chromium here: install it, or name it in CHROME_BIN")
+    return found
+
+
+# Not for the session: while Playwright runs, no other test of the same process may use asyncio.
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, request: pytest.FixtureRequest, repository: Path) -> Iterator[Any]:
+    """A page that notes its console errors and every address it asks for; a picture is kept of a test that failed."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.asked, page.errors = [], []
+    page.on("request", lambda asked: page.asked.append(asked.url))
+    page.on("websocket", lambda socket: page.asked.append(socket.url))
+    page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    failed_before = request.session.testsfailed
+    yield page
+    if request.session.testsfailed > failed_before:
+        pictures = repository / "build" / "screenshots"
+        pictures.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=pictures / f"{request.node.name.replace('/', '-')}.png")
+    page.close()
 
 
 @pytest.fixture(scope="session")

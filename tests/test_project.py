@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,18 @@ def test_a_committed_notebook_was_run_in_order(path):
     counts = [cell["execution_count"] for cell in code if "".join(cell["source"]).strip()]
     assert counts == list(range(1, len(counts) + 1))
     assert not [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.relative_to(ROOT / "notebooks").as_posix())
+def test_the_headings_of_a_notebook_are_a_table_of_contents(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^(#+) +(.+?) *$", text, flags=re.MULTILINE)
+    levels, titles = [len(marks) for marks, _ in headings], [title for _, title in headings]
+    assert levels[0] == 1 and levels.count(1) == 1, "one title, and it comes first"
+    assert all(below <= above + 1 for above, below in pairwise(levels)), f"a level is left out: {headings}"
+    assert sorted(set(titles)) == sorted(titles), "two headings are the same"
 
 
 FAKE_PYTHON = """#!/bin/sh

@@ -20,6 +20,12 @@ from lossbook.viz.picture import CSS_DPI, alt_text, encode, figure_of, image_ele
 
 _FORMS = "(low, high, step), (low, high, step, unit), a list, a dict or an ipywidgets widget"
 
+# In JupyterLab an arrow key pressed on a menu would move to another cell; what says so to it, ipywidgets cannot set.
+_FREE_KEYS = (
+    "this.closest('.widget-vbox')?.querySelectorAll('select')"
+    ".forEach(menu => menu.dataset.lmSuppressShortcuts = 'true')"
+)
+
 
 @dataclass(frozen=True)
 class _Setting:
@@ -104,7 +110,8 @@ def _live(f: Callable[..., Any], settings: list[_Setting], alt: str) -> Any:
 
     def put(image: Image.Image) -> None:
         now = ", ".join(f"{s.label}: {_worded(s, widgets[s.name].value)}" for s in settings)
-        picture.value = image_element(encode(image, quality=80), f"{alt} ({now})", size)
+        element = image_element(encode(image, quality=80), f"{alt} ({now})", size)
+        picture.value = element.replace("<img ", f'<img onload="{_FREE_KEYS}" ', 1)
 
     def redraw(_change: Any) -> None:
         values = {name: widget.value for name, widget in widgets.items()}
