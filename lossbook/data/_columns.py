@@ -171,6 +171,33 @@ def open_csv(path: Path, delimiter: str, *, header: bool | None = None) -> Table
     return Table(path, names, has_header, _first(path, read({})), batches)
 
 
+def csv_texts(path: Path, delimiter: str) -> tuple[tuple[str, ...], Iterator[Any]]:
+    """The names of a text table's columns, and its record batches with every field as text; an empty one is null."""
+    table = open_csv(path, delimiter)
+    with _damage_named(path):
+        skip = _first_line(path)[1] + table.has_header
+    places = _numbered(len(table.names))
+    return table.names, _csv_batches(path, delimiter, skip, places, dict.fromkeys(places, "string"))
+
+
+def parquet_columns(path: Path) -> tuple[tuple[str, ...], Iterator[Any]]:
+    """The names of a Parquet file's columns, and its record batches with the columns as they are."""
+    import pyarrow.parquet as pq
+
+    def batches() -> Iterator[Any]:
+        with _damage_named(path), pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_PARQUET_NUMBERS // max(1, len(names))):
+                batch.validate(full=True)
+                yield batch
+
+    with _damage_named(path):
+        _parquet.check(path)
+        with pq.ParquetFile(path) as file:
+            _check_count(path, len(file.schema_arrow))
+            names = _unique(path, file.schema_arrow.names)
+    return names, batches()
+
+
 def open_parquet(path: Path) -> Table:
     """A Parquet file, in which each column has a name and a type."""
     import pyarrow as pa

@@ -114,10 +114,35 @@ def _found(path: Path | None) -> str:
 def _audit(
     kind: str, file: Path, parameters: dict[str, Any], out: Path, results: tuple[str, ...], timeout: float
 ) -> Path:
-    """Run the notebook of this audit, which leaves its results in the folder `out` of its parameters; the page."""
-    notebook = NOTEBOOKS / "audits" / f"{kind}.ipynb"
+    """Run the notebook of this audit; the page."""
+    title, what = f"{kind.capitalize()} of {file.name}", f"the audit of {file}"
+    return write_report(f"audits/{kind}.ipynb", parameters, out, results, timeout, title=title, what=what)
+
+
+def write_report(
+    name: str, parameters: dict[str, Any], out: Path, results: tuple[str, ...], timeout: float, *, title: str, what: str
+) -> Path:
+    """Run a notebook on a user's file, and put its page and its results into `out` when all are complete.
+
+    Args:
+        name: the notebook, below notebooks/. It leaves its results in the folder `out` of its parameters.
+        parameters: of the notebook, without `out`.
+        out: the user's folder; files of the same names are replaced, others left alone.
+        results: names of all files that the notebook may write.
+        timeout: seconds for the whole notebook.
+        title: of the page.
+        what: is running, for refusals: "the audit of predictions.npz".
+
+    Returns:
+        The page.
+
+    Raises:
+        OSError: a folder that cannot be written.
+        RunError: the notebook is missing or failed, or another report is being written to `out`.
+    """
+    notebook = NOTEBOOKS / name
     if not notebook.is_file():
-        raise RunError(f"there is no {notebook}: the audit runs from a checkout of the book")
+        raise RunError(f"there is no {notebook}: {what} runs from a checkout of the book")
     out = out.resolve()
     with _working_folder(out) as folder:
         made = folder / "results"
@@ -133,9 +158,9 @@ def _audit(
         if result.status == "failed" or result.executed is None:
             # What a file is refused for is a sentence that names it; where in the notebook it was found helps nobody.
             cell, is_data, sentence = (result.error or "").partition("DataError: ")
-            raise RunError(sentence if is_data else f"the audit of {file} failed at {cell}")
+            raise RunError(sentence if is_data else f"{what} failed at {cell}")
         shutil.copy2(result.executed, made / "report.ipynb")
-        _write_page(made / "report.ipynb", made / REPORT, f"{kind.capitalize()} of {file.name}")
+        _write_page(made / "report.ipynb", made / REPORT, title)
         # The page goes first and comes last: while there is one, all that stands beside it belongs to it.
         for name in (REPORT, "report.ipynb", *results):
             if name == REPORT or not (made / name).exists():
