@@ -8,7 +8,9 @@ copyright = "lossbook contributors. Code under MIT, text and figures under CC BY
 version = release = _version("lossbook")
 language = "en"
 
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "lossbook.book.site.docstrings"]
+# A default is shown as it is written, not as the folder that it is on the machine that builds.
+autodoc_preserve_defaults = True
 exclude_patterns = ["**.ipynb_checkpoints", "_static/**"]
 templates_path = ["_templates"]
 
@@ -17,6 +19,8 @@ myst_heading_anchors = 3
 
 nb_execution_mode = "off"
 nb_merge_streams = True
+# What a cell prints as Markdown may hold formulas, as the text around it does.
+nb_render_markdown_format = "myst"
 # The site has no kernel: no widget scripts are fetched, and what a widget would have shown falls back to its text.
 nb_ipywidgets_js = {}
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
@@ -26,13 +30,18 @@ suppress_warnings = ["misc.highlighting_failure", "mystnb.unknown_mime_type"]
 
 # One file beside the pages, so that formulas appear without a network, also from file://. The menu could load more.
 mathjax_path = "mathjax/tex-svg.js"
-mathjax3_config = {"options": {"enableMenu": False}, "svg": {"fontCache": "global"}}
+# Formulas start where the text does: the column is wider than a line of text.
+mathjax3_config = {
+    "options": {"enableMenu": False},
+    "svg": {"fontCache": "global", "displayAlign": "left", "displayIndent": "1.5em"},
+}
 
 html_theme = "pydata_sphinx_theme"
 html_title = "lossbook"
 html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
-html_css_files = ["book.css"]
+html_css_files = ["book.css", "lists.css"]
+html_js_files = ["book.js"]
 html_sidebars = {"**": ["contents"]}
 html_copy_source = False
 html_show_sourcelink = False
@@ -46,7 +55,7 @@ html_theme_options = {
     "navbar_persistent": ["search-button-field"],
     "search_bar_text": "Search the book",
     "secondary_sidebar_items": ["page-toc"],
-    "article_header_start": [],
+    "article_header_start": ["part"],
     "footer_start": ["copyright"],
     "footer_end": [],
     "show_toc_level": 2,

@@ -15,9 +15,14 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from lossbook.book.catalog import load_catalog
 from lossbook.book.claims import MIME
-from lossbook.book.site import SOURCE, SPEED, SiteError, _speed_page, build_site, find_notebooks, heading
+from lossbook.book.site import SOURCE, SPEED, SiteError, build_site, find_notebooks, heading
+from lossbook.book.site.names import everything, public
+from lossbook.book.site.speed import speed_page
 
-PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
+PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///ywAAAAAAQABAAACAUwAOw=="
+# A picture that PIL can read, with an alternative text that HTML and Markdown could misread.
+PICTURE = "UklGRiQAAABXRUJQVlA4IBgAAAAwAQCdASoIAAQAAUAmJaQAA3AA/vz0AAA="
+FIGURE = f'<img src="data:image/webp;base64,{PICTURE}" alt="a &lt; b | $x$ &amp; `c`" width="1" height="1">'
 PLAYER = f"""<figure class="lossbook-play"><input type="range" min="0" max="1" value="0">
 <img alt="a pixel" src="{PIXEL}"><script>document.title += "";</script></figure>"""
 SETTINGS = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
@@ -54,6 +59,7 @@ def book(tmp_path_factory, repository, first_claim) -> Path:
             ),
             new_code_cell("play(f)", execution_count=1, outputs=[html(PLAYER)]),
             new_code_cell("claim()", execution_count=2, outputs=claim),
+            new_code_cell("from lossbook import losses\nlosses.comp_sum", execution_count=4, outputs=[html(FIGURE)]),
             new_code_cell("answer = 42", execution_count=3, metadata={"nbgrader": {"solution": True}}),
         ),
         "02-second-part/01-later.ipynb": notebook("Later"),
@@ -62,6 +68,7 @@ def book(tmp_path_factory, repository, first_claim) -> Path:
     for name, page in pages.items():
         (source / name).parent.mkdir(exist_ok=True)
         nbformat.write(page, source / name)
+    (source / "for-teachers.md").write_text("# For teachers\n\nA page of text.\n")
     return source
 
 
@@ -147,8 +154,9 @@ def test_the_contents_have_the_order_of_the_folders(built):
 def test_the_lists_name_every_paper_and_the_measured_claim(built, first_claim):
     catalog = load_catalog()
     papers = (built[0] / "papers.html").read_text(encoding="utf-8")
-    kinds = re.findall(r"<td><p>(core|mechanism|idea)</p></td>", papers)
-    assert len(kinds) == len(catalog.papers)
+    rows = re.findall(r'<tr id="([^"]+)">.*?<td data-label="kind">(\w+)</td>', papers)
+    assert {key for key, kind in rows if kind != "foundation"} == catalog.papers.keys()
+    assert len(rows) == len(dict(rows))
     assert all(f"https://arxiv.org/abs/{entry.arxiv}" in papers for entry in catalog.papers.values() if entry.arxiv)
     claims = (built[0] / "claims.html").read_text(encoding="utf-8")
     assert "ece = 0.0123" in claims
@@ -173,7 +181,7 @@ def test_a_row_on_speed_shows_ratio_promise_memory_and_ceiling():
     ratio = "2.35<br>(0.50\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}1,234)"
     row |= {"at_least": 1.5, "memory": [1.2, 3456.7], "ceiling": 0.425, "samples": [[1.0, 2.0]] * 3}
     bare = row | {"note": "", "at_least": None, "memory": None, "ceiling": None}
-    page = _speed_page({"machine": machine, "measurements": [row, bare]})
+    page = speed_page({"machine": machine, "measurements": [row, bare]})
     first, second = page.splitlines()[-2:]
     assert first == rf"| `g` | what<br>*so* | a\*b | {ratio} | ≥ 1.5 | 1 against 3,457 | 42% |"
     assert second == rf"| `g` | what | a\*b | {ratio} |  |  |  |"
@@ -205,6 +213,16 @@ def test_without_executed_notebooks_it_says_what_to_run(book, tmp_path):
         build_site(tmp_path, tmp_path / "site", source=tmp_path / "book")
 
 
+def test_a_damaged_picture_is_named(book, tmp_path):
+    broken = tmp_path / "notebooks"
+    shutil.copytree(book, broken)
+    damaged = notebook("Start here", new_code_cell(outputs=[html(FIGURE.replace(PICTURE, "AAAA"))]))
+    nbformat.write(damaged, broken / "00-start-here.ipynb")
+    with pytest.raises(SiteError, match="00-start-here.ipynb: figure 1 is no picture that can be read"):
+        build_site(broken, tmp_path / "site", source=broken)
+    assert not (tmp_path / "site").exists()
+
+
 def test_find_notebooks_leaves_out_checkpoints(tmp_path):
     for name in ("02-b/01-x.ipynb", "01-a/02-y.ipynb", "00-z.ipynb", "01-a/.ipynb_checkpoints/02-y-checkpoint.ipynb"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -232,3 +250,79 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(book, tmp_path, monkeypa
         build_site(book, out, source=book)
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
     assert (out / "index.html").read_text() == "of an earlier build"
+
+
+class Links(HTMLParser):
+    """The ids of a page, and where its links lead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: set[str] = set()
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.ids |= {values["id"]} if values.get("id") else set()
+        if tag == "a" and values.get("href"):
+            self.links.add(values["href"])
+
+
+@pytest.mark.slow
+def test_every_link_inside_the_site_leads_somewhere(built):
+    site, _ = built
+    pages = {}
+    for page in site.rglob("*.html"):
+        if "_static" not in page.parts:
+            pages[page.resolve()] = Links()
+            pages[page.resolve()].feed(page.read_text(encoding="utf-8"))
+    lists = {"losses", "papers", "claims", "figures", "references", "speed", "for-teachers"}
+    assert lists <= {page.stem for page in pages}
+    broken = [
+        f"{page.relative_to(site)}: {link}"
+        for page, found in pages.items()
+        for link in found.links
+        if not re.match(r"\w+:", link) and not _leads(page, link, pages)
+    ]
+    assert not broken
+
+
+def _leads(page: Path, link: str, pages: dict[Path, Links]) -> bool:
+    address, _, place = link.partition("#")
+    target = (page.parent / address).resolve() if address else page
+    if target not in pages:
+        return target.is_file()
+    return not place or place in pages[target].ids
+
+
+@pytest.mark.slow
+def test_every_loss_has_its_card_and_every_name_its_entry(built):
+    site, _ = built
+    text = (site / "losses.html").read_text(encoding="utf-8")
+    for name in public("losses"):
+        card = text[text.index(f'<section class="lb-loss" id="{name.short}">') :].partition("</section>")[0]
+        drawn = (site / "_static" / "losses" / f"{name.short}.webp").is_file()
+        assert (f'src="_static/losses/{name.short}.webp"' in card, "No picture: " in card) == (drawn, not drawn)
+    card = text[text.index('id="comp_sum"') : text.index('id="crammer_singer"')]
+    assert '<a href="00-start-here.html">Start here</a>' in card
+    assert 'href="papers.html#comp-sum"' in card
+    reference = {path.stem: path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html")}
+    missing = [full for full, name in everything().items() if f'id="{full}"' not in reference[name.package]]
+    assert not missing
+
+
+@pytest.mark.slow
+def test_a_figure_is_listed_with_its_words_and_leads_to_its_place(built):
+    site, _ = built
+    text = (site / "figures.html").read_text(encoding="utf-8")
+    assert text.count("<figcaption>") == 2  # the player and the figure
+    assert "a &lt; b | $x$ &amp; `c`" in text
+    assert 'href="00-start-here.html#figure-2"' in text
+    assert 'id="figure-2"' in (site / "00-start-here.html").read_text(encoding="utf-8")
+    assert (site / "_static" / "figures" / "00-02.webp").is_file()
+
+
+@pytest.mark.slow
+def test_a_page_of_text_stands_in_the_contents(built):
+    index = (built[0] / "index.html").read_text(encoding="utf-8")
+    assert 'href="for-teachers.html"' in index
+    assert "A page of text." in (built[0] / "for-teachers.html").read_text(encoding="utf-8")
