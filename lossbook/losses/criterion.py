@@ -12,7 +12,8 @@ from torch import Tensor, nn
 class Criterion(nn.Module):
     """`Criterion(comp_sum, tau=1.5)(logits, target)` is `comp_sum(logits, target, tau=1.5)`.
 
-    Tensors among the parameters (class weights) become buffers, so that `.to(device)` moves them.
+    Tensors among the parameters (class weights) become buffers, so that `.to(device)` moves them; an `nn.Parameter` (a
+    temperature that is learned) stays one, for the optimiser to find in `criterion.parameters()`.
 
     Raises:
         TypeError: loss is not callable, or does not take a parameter of that name.
@@ -30,12 +31,17 @@ class Criterion(nn.Module):
         self.loss = loss
         self._constants = {k: v for k, v in parameters.items() if not isinstance(v, Tensor)}
         for key, value in parameters.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(key, value)
+            elif isinstance(value, Tensor):
                 self.register_buffer(key, value)
 
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**dict(self.named_buffers(recurse=False)), **dict(self.named_parameters(recurse=False))}
+
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return self.loss(logits, target, **self._constants, **dict(self.named_buffers(recurse=False)))
+        return self.loss(logits, target, **self._constants, **self._tensors())
 
     def extra_repr(self) -> str:
-        shown = {**self._constants, **{k: f"tensor{tuple(v.shape)}" for k, v in self.named_buffers(recurse=False)}}
+        shown = {**self._constants, **{k: f"tensor{tuple(v.shape)}" for k, v in self._tensors().items()}}
         return ", ".join([getattr(self.loss, "__name__", repr(self.loss)), *(f"{k}={v}" for k, v in shown.items())])

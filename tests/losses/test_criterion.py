@@ -29,3 +29,13 @@ def test_unknown_parameter_is_refused_at_construction() -> None:
         losses.Criterion(losses.comp_sum, gamma=2.0)
     with pytest.raises(TypeError, match="loss must be a function"):
         losses.Criterion("mae")  # type: ignore[arg-type]
+
+
+def test_a_learned_parameter_is_found_by_the_optimiser() -> None:
+    criterion = losses.Criterion(losses.nt_xent, temperature=torch.nn.Parameter(torch.tensor(0.5)))
+    (temperature,) = criterion.parameters()
+    z1, z2 = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    criterion(z1, z2).backward()
+    assert temperature.grad is not None and temperature.grad != 0
+    torch.testing.assert_close(criterion(z1, z2), losses.nt_xent(z1, z2, temperature=0.5))
+    assert repr(criterion) == "Criterion(nt_xent, temperature=tensor())"
