@@ -1,4 +1,4 @@
-"""The command line: `lossbook run|claims|papers|data|audit|calibrate|bench|site|book`."""
+"""The command line: `lossbook run|claims|papers|data|audit|calibrate|compare|release|grade|new-paper|bench|site|book`."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ class ImageFiles(NamedTuple):
 class ClassImages(NamedTuple):
     """Images `x (N, C, S, S)` uint8 and labels `y (N,)` int64; `classes[k]` is the name of label k.
 
-    found: how many there are in all. split_folders: the names of the folders above those of the classes, () where there are none.
+    found: how many there are in all. split_folders: the names of the folders above those of the classes, () where there
+    are none.
     """
 
     x: np.ndarray
