@@ -237,7 +237,7 @@ def _train(
     began = kept is not None and any(kept.glob("*.part"))
     result = sweep(
         _maker(kind, parts.train.x, len(rows.classes)), data, grid, loss=candidate.loss, seed=seed, schedule="cosine",
-        eval_every=max(1, how["epochs"] // _EVALUATIONS), checkpoint=kept, progress=False, **how,
+        eval_every=math.ceil(how["epochs"] / _EVALUATIONS), checkpoint=kept, progress=False, **how,
     )  # fmt: skip
     seconds = _seconds(kept, repr(grid), result.seconds, began)
     val = [measures(logits, parts.val.y) for logits in result.logits(parts.val.x)]

@@ -80,7 +80,7 @@ def run_notebooks(
         in_place: also write the execution back to the source, which is how the book is committed (quick profile only).
         force: run again what has not changed.
         progress: say on stderr what happens.
-        cluster: address of a Dask scheduler, such as "tcp://10.0.0.1:8786", whose workers then execute the notebooks,
+        cluster: address of a Dask scheduler, such as `tcp://10.0.0.1:8786`, whose workers then execute the notebooks,
             each worker one at a time; `workers` has no meaning. They need this package, and find data by their own
             LOSSBOOK_DATA. A notebook of a worker that is lost is executed again by another; while there is no other,
             the run waits for one to come.

@@ -1,6 +1,6 @@
 """Read IDX files, the format of MNIST: a magic number, the dimensions, then the values, all big-endian.
 
-The layout is described at http://yann.lecun.com/exdb/mnist/: two zero bytes, a type code, the number of dimensions,
+The layout is described at `http://yann.lecun.com/exdb/mnist/`: two zero bytes, a type code, the number of dimensions,
 one uint32 for each dimension, and the values in C order.
 """
 
