@@ -72,6 +72,7 @@ def test_every_section_is_tested() -> None:
     assert PAGE.read_text(encoding="utf-8").count("```") == 2 * (len(blocks(TITLE)) + sum(map(len, SECTIONS.values())))
 
 
+@pytest.mark.slow
 def test_plain_pytorch() -> None:
     names = execute("Plain PyTorch")
     assert accuracy(names, names["model"]) > 0.93
@@ -116,6 +117,7 @@ def test_a_loss_that_learns_or_remembers() -> None:
     assert lam.shape == names["y"].shape and lam.std() > 0
 
 
+@pytest.mark.slow
 def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced without a graph break; that what is traced compiles is tested in tests/losses/test_contract.py."""
     torch._dynamo.reset()
@@ -175,7 +177,5 @@ def test_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv(name, value)
     alone, of_two = execute("Several GPUs")["printed"], done.stdout
     first, second = (float(printed.removeprefix("loss ")) for printed in (alone, of_two))
-    # The noise is drawn in other shapes, so the two agree closely, not exactly.
-    assert second == pytest.approx(first, rel=0.05)
-    # Embeddings that tell nothing apart have the log of the other views' number.
-    assert second < 0.8 * np.log(255)
+    # The noise is drawn in other shapes, so the two are close, not equal. Half of the views would cost log 2 less.
+    assert second == pytest.approx(first, abs=0.2)

@@ -190,6 +190,7 @@ def test_the_next_number_of_the_part_is_taken(checkout: Path) -> None:
     assert elsewhere.notebook == Path("notebooks/06-distillation/02-lists.ipynb")
 
 
+@pytest.mark.slow
 def test_a_paper_without_functions_is_given_one(checkout: Path) -> None:
     catalog = checkout / scaffold.CATALOG
     catalog.write_text(f'{catalog.read_text()}\n[papers.a-new-one]\ntitle = "A new one"\npart = "05-labels"\n')
