@@ -1,4 +1,4 @@
-"""The command line: `lossbook run|claims|papers|data|audit|calibrate|compare|release|grade|new-paper|bench|site|book`."""
+"""`lossbook run|book|site|claims|papers|data|audit|calibrate|compare|release|grade|new-paper|bench`."""
 
 from __future__ import annotations
 
