@@ -1,4 +1,4 @@
-"""`lossbook run|book|site|claims|papers|data|audit|calibrate|compare|release|grade|new-paper|bench`."""
+"""The command line. `lossbook --help` lists the commands."""
 
 from __future__ import annotations
 
