@@ -157,7 +157,7 @@ def _check_classes(rows: Rows) -> None:
         raise DataError(f"{rows.name} has one class only, {rows.classes[0]!r}: there is nothing to tell apart")
     if counts.min() < MIN_ROWS:
         few = int(counts.argmin())
-        held = f"{counts[few]} row{'s' * (counts[few] != 1)}"
+        held = f"{counts[few]} row{'s' if counts[few] != 1 else ''}"
         sample = f" in a sample of {len(rows):,} rows; raise --rows" if len(rows) < rows.total else ""
         raise DataError(
             f"{rows.name}: class {rows.classes[few]!r}, one of {k}, has {held}{sample}, but "
