@@ -188,7 +188,7 @@ def new_paper(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")] = False,
 ) -> None:
     """Scaffold a planned paper: functions, tests, notebook and catalogue row, each saying what is to be written."""
-    from lossbook.book.scaffold import new_paper
+    from lossbook.book.scaffold.plan import new_paper
 
     plan = new_paper(key, notebook=notebook, loss=loss, dry_run=dry_run)
     would = "would be " if dry_run else ""
@@ -212,7 +212,7 @@ def release(
     ] = False,
 ) -> None:
     """The student version of notebooks: no solutions, no hidden tests, no outputs."""
-    from lossbook.book.classroom import release
+    from lossbook.book.classroom.release import release
 
     made = release(notebooks or None, out=out, force=force)
     for path in made.kept:
@@ -233,7 +233,7 @@ def grade(
     memory: Annotated[float, typer.Option(min=0.1, help="GiB that a notebook may take beyond the libraries.")] = 4.0,
 ) -> None:
     """Judge what students hand in by the book's tests; status 1 if a notebook could not be judged."""
-    from lossbook.book.classroom_grade import grade, table, totals
+    from lossbook.book.classroom.grade import grade, table, totals
     from lossbook.book.runner import Interrupted
 
     try:
@@ -343,7 +343,7 @@ def compare(
     timeout: Timeout = 86_400.0,
 ) -> None:
     """Which loss suits your own rows? The same tuning for each, several splits, and what is more than chance."""
-    from lossbook.book.compare_command import NETWORKS, compare_losses, findings
+    from lossbook.book.compare.command import NETWORKS, compare_losses, findings
     from lossbook.book.runner import Interrupted
 
     try:

@@ -66,7 +66,7 @@ _WARM = [
     "IPython.display",
 ]
 
-_NOT_FOR_NOTEBOOKS = {"bench", "classroom", "classroom_grade", "cli", "prewarm", "results", "runner", "site"}
+_NOT_FOR_NOTEBOOKS = {"bench", "classroom", "cli", "prewarm", "results", "runner", "scaffold", "site"}
 
 # One thread until the fork: a thread does not survive it, and a lock that it held stays locked for ever. pyarrow, which
 # pandas imports where it is installed, would start one to return memory; torch would ask the CUDA driver how many
@@ -284,7 +284,9 @@ def _import_heavy_modules() -> None:
 
     ours = [module.name for module in pkgutil.walk_packages(lossbook.__path__, "lossbook.", onerror=lambda _: None)]
     # Of lossbook.book what notebooks use; the rest belongs to the process that runs them.
-    for name in _WARM + [name for name in ours if name.removeprefix("lossbook.book.") not in _NOT_FOR_NOTEBOOKS]:
+    for name in _WARM + [
+        name for name in ours if name.removeprefix("lossbook.book.").split(".")[0] not in _NOT_FOR_NOTEBOOKS
+    ]:
         # A module that is not installed, or fails, fails where it is used, with its own message.
         with contextlib.suppress(Exception):
             importlib.import_module(name)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lossbook.book import scaffold
 from lossbook.book.catalog import load_catalog
 from lossbook.book.cli import _main
-from lossbook.book.scaffold import ScaffoldError, new_paper
+from lossbook.book.scaffold import plan as scaffold
+from lossbook.book.scaffold.plan import ScaffoldError, new_paper
 
 PLANNED = [entry.key for entry in load_catalog().entries.values() if not entry.built]
 KEY = "plackett-luce-distillation"

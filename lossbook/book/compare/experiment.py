@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from lossbook import _files, checks, metrics, models
 from lossbook.book.audit.calibration import literal
-from lossbook.book.compare_data import TEST_SHARE, Parts, Rows, split
-from lossbook.book.compare_losses import Candidate, check_losses
+from lossbook.book.compare.data import TEST_SHARE, Parts, Rows, split
+from lossbook.book.compare.losses import Candidate, check_losses
 from lossbook.data import DataError
 from lossbook.metrics._bins import uniform_edges
 from lossbook.metrics.calibration import ReliabilityBins, reliability_of, uniform_sums
@@ -132,8 +132,8 @@ def compare(
     """Train every loss at every rate and setting for every seed, and judge what validation chose.
 
     Args:
-        rows: by `lossbook.book.compare_data.read`.
-        candidates: by `lossbook.book.compare_losses.parse_losses`; the first is the baseline.
+        rows: by `lossbook.book.compare.data.read`.
+        candidates: by `lossbook.book.compare.losses.parse_losses`; the first is the baseline.
         seeds: at least 3; each makes its own split, weights and batches, the same for all losses.
         rates: learning rates of Adam to choose among, the same for all losses; each falls to 0 as a cosine.
         epochs: None takes as many as make 600 steps, between 10 and 150.

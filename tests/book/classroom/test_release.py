@@ -16,9 +16,9 @@ from nbformat import NotebookNode, v4
 
 from lossbook.book import cli
 from lossbook.book._jobs import RunError
-from lossbook.book.classroom import _exercises, read_book, release, student_version
+from lossbook.book.classroom.release import _exercises, read_book, release, student_version
 
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+NOTEBOOKS = Path(__file__).resolve().parents[3] / "notebooks"
 BOOK = sorted(path for path in NOTEBOOKS.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 
 ANSWER = """def double(x):

@@ -18,12 +18,12 @@ import pytest
 from nbformat import NotebookNode, v4
 
 from lossbook.book import cli
-from lossbook.book.classroom import read_book, release, student_version
-from lossbook.book.classroom_grade import Mark, _plain, grade, totals
+from lossbook.book.classroom.grade import Mark, _plain, grade, totals
+from lossbook.book.classroom.release import read_book, release, student_version
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 TIMEOUT = 6.0
 # In an answer: the folder to which it writes the ids of the processes that it starts.
 PIDS = "@PIDS@"

@@ -19,9 +19,9 @@ from scipy import stats
 
 from lossbook.book import compare as comparing
 from lossbook.book.cli import _main
-from lossbook.book.compare import Comparison, compare, interval, measures, summary, verdict
-from lossbook.book.compare_data import Rows
-from lossbook.book.compare_losses import parse_losses
+from lossbook.book.compare import Comparison, compare, experiment, interval, measures, summary, verdict
+from lossbook.book.compare.data import Rows
+from lossbook.book.compare.losses import parse_losses
 from lossbook.data import DataError
 
 
@@ -111,7 +111,7 @@ def test_the_choice_sees_validation_alone(monkeypatch: pytest.MonkeyPatch) -> No
         parts = cut(rows, seed)
         return parts._replace(test=parts.test._replace(y=(parts.test.y + 1) % 3))
 
-    monkeypatch.setattr(comparing, "split", with_labels_of_the_test_part_shifted)
+    monkeypatch.setattr(experiment, "split", with_labels_of_the_test_part_shifted)
     other = compare(rows, parse_losses("cross_entropy"), seeds=[0, 1, 2], rates=[0.0001, 0.03], epochs=4, device="cpu")
     assert plain.results.lr.tolist() == other.results.lr.tolist() == [0.03] * 3
     assert plain.results.val.tolist() == other.results.val.tolist()
@@ -199,8 +199,8 @@ def test_what_is_refused_before_training(how: dict, error: type[Exception], sent
 KILLED = """
 import sys
 from lossbook.book.compare import compare, save
-from lossbook.book.compare_data import read
-from lossbook.book.compare_losses import parse_losses
+from lossbook.book.compare.data import read
+from lossbook.book.compare.losses import parse_losses
 found = compare(read(sys.argv[1]), parse_losses("cross_entropy, focal(gamma=[1, 2]), brier"), seeds=range(3),
                 rates=[0.01, 0.03], epochs=20, device="cpu", folder=sys.argv[2])
 save(found, sys.argv[3])

@@ -41,8 +41,8 @@ def compare_losses(
     its first minute on: the same command goes on from there, and one with a further loss trains only that.
 
     Args:
-        data, target, ignore, rows, image_size: as `lossbook.book.compare_data.read`.
-        losses: as `lossbook.book.compare_losses.parse_losses`.
+        data, target, ignore, rows, image_size: as `lossbook.book.compare.data.read`.
+        losses: as `lossbook.book.compare.losses.parse_losses`.
         out: the folder of the report.
         seeds: how many, from `seed` on.
         rates: learning rates to choose among; none takes `lossbook.book.compare.RATES`.
@@ -59,8 +59,8 @@ def compare_losses(
         RunError: the notebook is missing or failed.
         Interrupted: Ctrl-C or SIGTERM.
     """
-    from lossbook.book.compare import METRICS, MIN_SEEDS, MODELS, RATES
-    from lossbook.book.compare_losses import parse_losses
+    from lossbook.book.compare.experiment import METRICS, MIN_SEEDS, MODELS, RATES
+    from lossbook.book.compare.losses import parse_losses
     from lossbook.data import names
     from lossbook.train.settings import one_of, pick_device, real
 

@@ -4,7 +4,7 @@ What runs is the book's notebook with the student's cells put into it, not the s
 trained networks and the tests are then the book's, whatever a student has edited or deleted there. A cell of the
 student's is one whose text is not in the released notebook; answers are found by nbgrader's id, the other cells keep
 their place between the answers, since answers may call what they define. Student and book have separate names
-(`classroom_kernel`). nbgrader executes the cells and determines the points.
+(`kernel`). nbgrader executes the cells and determines the points.
 
 Each notebook runs in a kernel, a working folder and a home of its own, which are gone afterwards. A cell that does not
 end, or that ends the kernel, costs its exercise: the notebook is run again without it, so that the others are judged.
@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from lossbook._files import write_atomically
 from lossbook.book import _jobs, _progress
 from lossbook.book._jobs import Job, Result, RunError
-from lossbook.book.classroom import Exercise, grade_id, quiet, read_book, student_version
+from lossbook.book.classroom.release import Exercise, grade_id, quiet, read_book, student_version
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _LARGEST_FILE = 50 << 20
 _LARGEST_OUTPUT = 10 << 20  # of a cell; a loop that prints reaches it in seconds
-_GUARD = '__import__("lossbook.book.classroom_kernel", fromlist=["_"])'
+_GUARD = '__import__("lossbook.book.classroom.kernel", fromlist=["_"])'
 # A student's code sees nothing else of the teacher's environment, which may hold passwords.
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 

@@ -19,10 +19,10 @@ from statistics import mode
 from typing import Any
 
 from lossbook._files import write_atomically
-from lossbook.book import scaffold_texts as texts
 from lossbook.book.catalog import Catalog, Entry, load_catalog
+from lossbook.book.scaffold import texts
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CATALOG = Path("lossbook/book/catalog.toml")
 CONTRACT = Path("tests/losses/test_contract.py")
 # What a stub may need, and the line that brings it.

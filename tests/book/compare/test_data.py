@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lossbook.book.compare_data import Rows, read, split
+from lossbook.book.compare.data import Rows, read, split
 from lossbook.data import DataError
 
 

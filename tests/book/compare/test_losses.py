@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lossbook import losses
-from lossbook.book.compare_losses import check_losses, parse_losses, usable
+from lossbook.book.compare.losses import check_losses, parse_losses, usable
 
 
 def test_losses_are_read_with_their_choices() -> None:

@@ -1,0 +1,1 @@
+"""The places that a planned paper needs: function, tests, notebook and catalogue row, each saying what goes there."""
