@@ -20,7 +20,7 @@ _GUARDED = {"builtins", "lossbook", "math", "numpy", "torch"}
 _book: ModuleType
 _student: ModuleType
 _handed: dict[str, Any] = {}  # what the student's namespace has been given
-_before: list[tuple[Any, dict[str, Any]]] = []
+_originals: dict[Any, dict[str, Any]] = {}  # functions and classes of modules as they were before any student's cell
 _place: tuple[str, list[str], Any, Any] = ("", [], None, None)
 
 
@@ -29,6 +29,7 @@ def start(memory: int) -> None:
     global _book, _student
 
     _limit(memory)
+    adopt_orphans(True)
     os.environ.pop("LOSSBOOK_ZYGOTE", None)
     _book = _shell().user_module
     _student = ModuleType("__main__")
@@ -38,9 +39,14 @@ def start(memory: int) -> None:
 
 def student() -> None:
     """The cells that follow are the student's."""
-    global _before, _place
+    global _place
 
-    _before = [(owner, _functions(owner)) for owner in _owners()]
+    _put_back()  # what an answer has replaced while a test called it
+    for owner in _owners():
+        functions = _originals.setdefault(owner, {})
+        for name, value in vars(owner).items():
+            if callable(value):
+                functions.setdefault(name, value)
     _place = os.getcwd(), list(sys.path), sys.stdout, sys.stderr
     for name, value in vars(_book).items():
         if name not in _handed or _handed[name] is not value:
@@ -55,11 +61,7 @@ def book(names: Iterable[str]) -> None:
     sys.setprofile(None)
     os.chdir(_place[0])
     sys.path[:], sys.stdout, sys.stderr = _place[1:]
-    for owner, functions in _before:
-        now = vars(owner)
-        for name, value in functions.items():
-            if now.get(name) is not value:
-                setattr(owner, name, value)
+    _put_back()
     shell = _shell()
     # Ways to change a cell before it runs, or to hide that it failed.
     shell.ast_transformers.clear()
@@ -74,6 +76,14 @@ def book(names: Iterable[str]) -> None:
         elif hasattr(_book, name):
             delattr(_book, name)
     _enter(_book)
+
+
+def _put_back() -> None:
+    for owner, functions in _originals.items():
+        now = vars(owner)
+        for name, value in functions.items():
+            if now.get(name) is not value:
+                setattr(owner, name, value)
 
 
 def _enter(module: ModuleType) -> None:
@@ -93,10 +103,6 @@ def _owners() -> list[Any]:
     return [*(module for module in modules if isinstance(module, ModuleType)), *([torch.Tensor] if torch else [])]
 
 
-def _functions(owner: Any) -> dict[str, Any]:
-    return {name: value for name, value in vars(owner).items() if callable(value)}
-
-
 def _limit(memory: int) -> None:
     try:
         import resource
@@ -111,3 +117,11 @@ def _limit(memory: int) -> None:
         hard = resource.getrlimit(kind)[1]
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(kind, (limit, limit))
+
+
+def adopt_orphans(wanted: bool) -> bool:
+    """Have processes that lose their parent below this one become its children (Linux); True if they do."""
+    import ctypes
+
+    pr_set_child_subreaper = 36
+    return sys.platform == "linux" and ctypes.CDLL(None).prctl(pr_set_child_subreaper, int(wanted), 0, 0, 0) == 0

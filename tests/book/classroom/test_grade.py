@@ -18,8 +18,10 @@ import pytest
 from nbformat import NotebookNode, v4
 
 from lossbook.book import cli
-from lossbook.book.classroom.grade import Mark, _plain, grade, totals
+from lossbook.book.classroom.grade import grade, totals
 from lossbook.book.classroom.release import read_book, release, student_version
+from lossbook.book.classroom.submission import Mark
+from lossbook.book.runner import Interrupted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -106,19 +108,26 @@ def second(text: str) -> NotebookNode:
     return submission(RIGHT[0], text, RIGHT[2])
 
 
+# Each goes on when what it has started has written down its id.
 FORK = """import os, time
+reader, writer = os.pipe()
 if os.fork() == 0:
     open(f"@PIDS@/{os.getpid()}", "w").close()
+    os.write(writer, b"+")
     time.sleep(600)
     os._exit(0)
+os.read(reader, 1)
 """
 DAEMON = """import os, time
+reader, writer = os.pipe()
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         open(f"@PIDS@/{os.getpid()}", "w").close()
+        os.write(writer, b"+")
         time.sleep(600)
     os._exit(0)
+os.read(reader, 1)
 """
 PROCESS = """import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True, env={})
@@ -207,6 +216,13 @@ CASES: dict[str, tuple[NotebookNode | bytes, list[float], list[str]]] = {
         ),
         [1, 0, 3], ["", "TypeError", ""],
     ),
+    "patches-in-a-test": (
+        submission(
+            "def double(x):\n    import builtins\n    builtins.abs = lambda x: 0\n    return x + x",
+            "def triple(x):\n    return 3", RIGHT[2],
+        ),
+        [1, 0, 3], ["", "minus six", ""],
+    ),
     "claims-points": (
         second("def triple(x):\n    get_ipython().displayhook(2)\n    return 0"), [1, 0, 3], ["", "three", ""]
     ),
@@ -235,12 +251,20 @@ CASES: dict[str, tuple[NotebookNode | bytes, list[float], list[str]]] = {
         second("def triple(x):\n    while True: print('x' * 10_000)"), [1, 0, 3], ["", "wrote more than 10 MB", ""]
     ),
     "much-memory": (second("def triple(x):\n    return bytearray(3 << 30)"), [1, 0, 3], ["", "MemoryError", ""]),
+    "sends-nonsense": (
+        second(
+            "def triple(x):\n    k = get_ipython().kernel\n"
+            "    k.session.send(k.iopub_socket, 'stream', content={}, parent=k.get_parent())\n    return 3 * x"
+        ),
+        [1, 0, 3], ["", "the kernel's messages cannot be read (KeyError: 'name')", ""],
+    ),
     # Processes and files
     "forks": (second(FORK + RIGHT[1]), GOOD, [""] * 3),
     "daemon": (second(DAEMON + RIGHT[1]), GOOD, [""] * 3),
     "process": (second(PROCESS + RIGHT[1]), GOOD, [""] * 3),
     "writes-files": (second(TOUCH + RIGHT[1]), GOOD, [""] * 3),
     "changes-folder": (second("import os\nos.chdir('/')\n" + RIGHT[1]), GOOD, [""] * 3),
+    "format-3": (nbformat.writes(nbformat.convert(submission(*RIGHT), 3)).encode(), GOOD, [""] * 3),
     # Not a notebook
     "empty": (b"", [0, 0, 0], ["the file is empty"] * 3),
     "text": (b"print('hello')", [0, 0, 0], ["the file is not a notebook"] * 3),
@@ -424,14 +448,32 @@ def test_a_book_that_fails_gives_no_marks(book: Path, capsys: pytest.CaptureFixt
 
 
 def test_who_kills_the_kernels_parent_harms_nobody_else(
-    school: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    school: Callable[..., Path], book: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LOSSBOOK_ZYGOTE")
     monkeypatch.delenv("JUPYTER_DEFAULT_PROVISIONER_NAME")
+    # It starts three zygotes: they import torch and no more, which costs seconds less for each.
+    (book / "sitecustomize.py").write_text(
+        "from lossbook.book import prewarm\nprewarm._import_heavy_modules = lambda: __import__('torch')"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(book))
     school(before(submission(*RIGHT), "x-3", "import time\ntime.sleep(2)"), "in/bob/01-topic.ipynb")
     school(second("def triple(x):\n    import os\n    os.kill(os.getppid(), 9)"), "in/eve/01-topic.ipynb")
     marks = grade("in", workers=2, progress=False)
     assert [(m.student, m.points) for m in marks] == [("bob", p) for p in GOOD] + [("eve", p) for p in (1, 0, 3)]
+
+
+def test_what_one_student_starts_is_gone_before_the_next(school: Callable[..., Path], book: Path) -> None:
+    school(second(DAEMON.replace(PIDS, str(book)) + RIGHT[1]), "in/ada/01-topic.ipynb")
+    look = (
+        "import glob, pathlib\n"
+        f"pids = [path for path in pathlib.Path({str(book)!r}).iterdir() if path.name.isdigit()]\n"
+        "states = [open(name).read().split(')')[1] for p in pids for name in glob.glob(f'/proc/{p.name}/stat')]\n"
+        "def triple(x):\n    return 3 * x if pids and all(state.split()[0] == 'Z' for state in states) else 0"
+    )
+    school(second(look), "in/bob/01-topic.ipynb")
+    marks = grade("in", workers=1, progress=False)
+    assert [(m.student, m.points) for m in marks] == [(name, p) for name in ("ada", "bob") for p in GOOD]
 
 
 def test_interrupted_it_leaves_no_process_and_keeps_what_is_judged(
@@ -451,6 +493,17 @@ def test_interrupted_it_leaves_no_process_and_keeps_what_is_judged(
     assert [row.split(",")[0] for row in Path("grades/totals.csv").read_text().splitlines()] == ["student", "ada"]
 
 
+def test_interrupted_before_the_first_mark_it_names_no_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise Interrupted(signal.SIGINT, [])
+
+    monkeypatch.setattr("lossbook.book.classroom.grade.grade", interrupted)
+    assert cli._main(["grade", "in"]) == 128 + signal.SIGINT
+    assert "interrupted by SIGINT; no notebook was judged yet" in capsys.readouterr().err
+
+
 def test_it_reads_no_configuration_and_hands_on_no_environment(
     school: Callable[..., Path], book: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -464,12 +517,6 @@ def test_it_reads_no_configuration_and_hands_on_no_environment(
     school(second("import os\ndef triple(x):\n    return 0 if 'PASSWORD' in os.environ else 3 * x"))
     assert [mark.points for mark in grade("in", progress=False)] == GOOD
     assert capfd.readouterr() == ("", "")
-
-
-def test_messages_are_one_plain_line() -> None:
-    assert _plain("\x1b[31mred\x1b[0m\nand\tmore\x07") == "red and more"
-    assert _plain("=HYPERLINK(1)") == "'=HYPERLINK(1)"
-    assert len(_plain("x" * 10_000)) == 300
 
 
 # The book
