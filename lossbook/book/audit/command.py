@@ -180,7 +180,7 @@ def _working_folder(out: Path) -> Iterator[Path]:
             stack.enter_context(_files.locked(out))
         except BlockingIOError:
             raise RunError(
-                f"another audit is writing to {out}: wait for it, or choose another folder with --out"
+                f"another command is writing to {out}: wait for it, or choose another folder with --out"
             ) from None
         # What a killed audit has left.
         shutil.rmtree(folder, ignore_errors=True)

@@ -8,19 +8,10 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "command": ["compare_losses"],
-        "data": ["Rows", "read", "split"],
-        "experiment": [
-            "METRICS",
-            "MEASURES",
-            "Comparison",
-            "class_accuracy",
-            "compare",
-            "interval",
-            "measures",
-            "save",
-            "summary",
-            "verdict",
-        ],
+        "data": ["Rows", "read"],
+        "experiment": ["METRICS", "MEASURES", "Comparison", "compare", "measures"],
         "losses": ["Candidate", "check_losses", "parse_losses", "usable"],
+        "parts": ["Parts", "split"],
+        "report": ["class_accuracy", "interval", "save", "summary", "verdict"],
     },
 )

@@ -45,7 +45,7 @@ def compare_losses(
         losses: as `lossbook.book.compare.losses.parse_losses`.
         out: the folder of the report.
         seeds: how many, from `seed` on.
-        rates: learning rates to choose among; none takes `lossbook.book.compare.RATES`.
+        rates: learning rates to choose among; none takes `lossbook.book.compare.experiment.RATES`.
         metric, model, epochs, batch_size, device: as `lossbook.book.compare.compare`.
         seed: of the sample, and the first of the splits.
         timeout: seconds for the whole notebook.

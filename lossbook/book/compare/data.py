@@ -1,22 +1,22 @@
-"""What `lossbook compare` is given: a user's table, a folder of images or a dataset of the book, and its splits.
+"""What `lossbook compare` is given: the rows of a table, of a folder of images or of a dataset of the book.
 
-`read` looks at the rows once and refuses what cannot be compared on. `split` cuts them by a seed and prepares them;
-all that it learns from the rows (means, scales, categories) it learns from the training part.
+`read` looks at them once, refuses what cannot be compared on, and notes what makes a comparison doubtful.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lossbook.data import DataError, Split
+from lossbook.data import DataError
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 MIN_ROWS = 10  # of a class: two of them are then in the test part, two in the validation part
 MAX_CATEGORIES = 50
 MAX_CLASSES = 1000
-TEST_SHARE = VAL_SHARE = 0.2
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "?", "-")
 _MISSING_TEXT = "(missing)"
 
@@ -55,15 +54,6 @@ class Rows:
     def counts(self) -> NDArray[np.int64]:
         """(K,) rows of each class."""
         return np.bincount(self.y, minlength=len(self.classes))
-
-
-class Parts(NamedTuple):
-    """Three disjoint parts of the rows, prepared for a network, and which rows they are."""
-
-    train: Split
-    val: Split
-    test: Split
-    places: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
 def read(
@@ -111,44 +101,7 @@ def read(
     else:
         found = _of_table(path, target, ignore, rows, seed)
     _check_classes(found)
-    return found
-
-
-def split(rows: Rows, seed: int) -> Parts:
-    """60 % to train, 20 % to choose by, 20 % to judge by, stratified; prepared by what the training part shows.
-
-    Numbers and pixels are standardised by the training mean and deviation (of pixels: of each channel). A missing
-    number becomes the mean, and its column gets a second one that says where it was missing. A text becomes a column
-    for each category of the training part; one that occurs only elsewhere has 0 in all of them.
-    """
-    from sklearn.model_selection import train_test_split
-
-    rest, test = train_test_split(np.arange(len(rows)), test_size=TEST_SHARE, stratify=rows.y, random_state=seed)
-    share = VAL_SHARE / (1 - TEST_SHARE)
-    train, val = train_test_split(rest, test_size=share, stratify=rows.y[rest], random_state=seed)
-    x = torch.from_numpy(_prepared(rows, train))
-    y = torch.from_numpy(rows.y)
-    places = (np.sort(train), np.sort(val), np.sort(test))
-    first, second, third = (Split(x[torch.from_numpy(i)], y[torch.from_numpy(i)]) for i in places)
-    return Parts(first, second, third, places)
-
-
-def _prepared(rows: Rows, train: NDArray[np.int64]) -> NDArray[np.float32]:
-    if rows.images is not None:
-        mean = rows.images[train].mean(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
-        scale = rows.images[train].std(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
-        return ((rows.images - mean) / np.where(scale > 0, scale, 1)).astype(np.float32)
-    columns = []
-    for column in rows.numbers.T:
-        missing = np.isnan(column)
-        seen = column[train][~missing[train]]
-        mean, scale = (seen.mean(), seen.std()) if len(seen) else (0.0, 0.0)
-        columns.append(np.where(missing, 0.0, (column - mean) / (scale if scale > 0 else 1.0)))
-        if missing.any():
-            columns.append(missing.astype(np.float64))
-    for column in rows.texts.T:
-        columns += [(column == category).astype(np.float64) for category in np.unique(column[train])]
-    return np.stack(columns, axis=1).astype(np.float32)
+    return replace(found, notes=(*found.notes, *_copies(found)))
 
 
 def _check_classes(rows: Rows) -> None:
@@ -165,6 +118,34 @@ def _check_classes(rows: Rows) -> None:
         )
     if k > MAX_CLASSES:
         raise DataError(f"{rows.name} has {k:,} classes; up to {MAX_CLASSES:,} are compared on")
+
+
+def _copies(rows: Rows) -> list[str]:
+    """A note, if rows with the same label and the same features stand more than once."""
+    features = rows.images if rows.images is not None else rows.numbers
+    # Adding 0 makes one of -0 and 0. Hashes, because the images themselves would stand in memory once more.
+    hashes = (hash((row + 0).tobytes()) for row in features)
+    texts = map(tuple, rows.texts.tolist()) if rows.text_names else itertools.repeat(())
+    copies = len(rows) - len(set(zip(rows.y.tolist(), hashes, texts, strict=False)))
+    if not copies:
+        return []
+    return [
+        f"{copies:,} of {len(rows):,} rows are copies of another row. A copy of a test row may be among the training "
+        "rows, which flatters every loss."
+    ]
+
+
+def _giving_away(
+    numbers: dict[str, NDArray[np.float64]], texts: dict[str, NDArray[np.object_]], y: NDArray[np.int64]
+) -> list[str]:
+    """Columns that tell every class: each text goes with one class, or each class is a range of the numbers."""
+    found = []
+    for name, column in (numbers | texts).items():
+        _, first, codes = np.unique(column, return_index=True, return_inverse=True)
+        ranges = 1 + np.count_nonzero(np.diff(y[first]))
+        if (y[first][codes] == y).all() and (name in texts or ranges == len(np.unique(y))):
+            found.append(name)
+    return found
 
 
 def _of_dataset(name: str, limit: int, seed: int) -> Rows:
@@ -243,14 +224,13 @@ def _of_table(path: Path, target: str | None, ignore: Sequence[str], limit: int,
         elif values is not None:
             numbers[name] = _finite(path, name, values, places)
         else:
-            texts[name] = _as_texts(path, name, frame[name])
+            texts[name] = _as_texts(path, name, frame[name], places)
     if ignore:
         notes.append(f"Left out as asked: {_columns.listed(ignore)}.")
-    copies = int(frame.duplicated().sum())
-    if copies:
+    if giving := _giving_away(numbers, texts, y):
         notes.append(
-            f"{copies:,} of {len(frame):,} rows are copies of another row. A copy of a test row may be among the "
-            "training rows, which flatters every loss."
+            f"Columns that tell every class alone, without a mistake: {_columns.listed(giving)}. If one was made from "
+            "the labels, leave it out by --ignore: it hides what a loss does."
         )
     return _with_features(path, y, classes, total, numbers, texts, notes)
 
@@ -370,15 +350,26 @@ def _as_numbers(column: Series[Any]) -> NDArray[np.float64] | None:
     return None if numbers[~missing].isna().any() else numbers.to_numpy(np.float64)
 
 
-def _as_texts(path: Path, name: str, column: Series[Any]) -> NDArray[np.object_]:
+def _as_texts(path: Path, name: str, column: Series[Any], places: NDArray[np.int64]) -> NDArray[np.object_]:
     values = column.astype("object").where(column.notna(), _MISSING_TEXT).map(str).to_numpy(object)
     different = len(set(values))
     if different > MAX_CATEGORIES:
+        # Where most are numbers, the text that is none is the one to show.
+        i = next((i for i, value in enumerate(values) if _is_word(value)), 0)
         raise DataError(
-            f"{path}: the column {name!r} has {different:,} different texts, such as {str(values[0])[:40]!r}; up to "
-            f"{MAX_CATEGORIES} are taken as categories: leave it out by --ignore {name!r}, or make numbers of it"
+            f"{path}: the column {name!r} has {different:,} different texts, such as {str(values[i])[:40]!r} in row "
+            f"{places[i]} (counting from 0); up to {MAX_CATEGORIES} are taken as categories: leave it out by --ignore "
+            f"{name!r}, or make numbers of it"
         )
     return values
+
+
+def _is_word(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return value != _MISSING_TEXT and value.strip().lower() not in _MISSING
+    return False
 
 
 def _is_index(name: str, values: NDArray[np.float64], places: NDArray[np.int64]) -> bool:
@@ -403,7 +394,9 @@ def _labels(
     path: Path, name: str, column: Series[Any], places: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels as positions in the names of the classes, in the order of the numbers or of the alphabet."""
-    values = _as_numbers(column)
+    from pandas.api.types import is_bool_dtype
+
+    values = None if is_bool_dtype(column) else _as_numbers(column)
     if values is not None:
         missing = np.isnan(values)
     else:

@@ -234,7 +234,7 @@ def test_a_killed_audit_leaves_no_page_over_the_results_of_another(
         assert {path.name: path.read_text() for path in out.iterdir()} == dict.fromkeys(files, "new")
         with (
             _files.locked(out),
-            pytest.raises(command.RunError, match="another audit is writing to .*: wait for it"),
+            pytest.raises(command.RunError, match="another command is writing to .*: wait for it"),
         ):
             fake_audit(out, "new", monkeypatch)
     assert steps == 5

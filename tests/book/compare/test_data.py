@@ -1,4 +1,4 @@
-"""What a user gives to compare on: tables, folders of images, datasets; their splits, and what is refused."""
+"""What a user gives to compare on: tables, folders of images, datasets, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from lossbook.book.compare.data import Rows, read, split
+from lossbook.book.compare import read, split
 from lossbook.data import DataError
 
 
@@ -44,7 +41,7 @@ def test_a_table(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_array_equal(rows.y, np.arange(60) % 2)
     np.testing.assert_array_equal(np.isnan(rows.numbers[:, 0]), np.isin(np.arange(60), [3, 7]))
     assert rows.texts[5, 0] == "(missing)"
-    assert "missing in 2 columns" in rows.notes[-1]
+    assert "missing in 2 columns" in rows.notes[0]
     parts = split(rows, 0)
     width = 2 + len(np.unique(rows.texts[parts.places[0], 0]))
     assert parts.train.x.shape == (36, width)
@@ -62,6 +59,27 @@ def test_markers_of_missing_numbers_and_columns_that_tell_nothing(tmp_path: Path
         "Left out as asked: 'flag'.",
         "Left out, because all rows have the same value: 'same'.",
     )
+
+
+def test_what_makes_a_comparison_doubtful_is_noted(tmp_path: Path) -> None:
+    plain = frame().assign(height=np.arange(60) % 59 + 0.5)
+    table = plain.assign(place=np.arange(60) % 2 + 5, sort=np.array(["A", "B"])[np.arange(60) % 2])
+    table = pd.concat([table, table.head(6)]).assign(id=range(66))  # the index makes no row another one
+    notes = read(_write(tmp_path / "t.csv", table), target="kind").notes
+    assert any(note.startswith("Columns that tell every class alone") and "'place', 'sort'." in note for note in notes)
+    assert any(note.startswith("6 of 66 rows are copies of another row") for note in notes)
+    folder = images(tmp_path / "pictures")
+    (folder / "dark" / "again.jpg").write_bytes((folder / "dark" / "0.jpg").read_bytes())
+    assert read(folder).notes[-1].startswith("1 of 25 rows are copies")
+    assert read(_write(tmp_path / "t.csv", plain), target="kind").notes == ()
+
+
+def test_columns_of_lists_and_labels_of_true_and_false(tmp_path: Path) -> None:
+    table = frame().assign(kind=np.arange(60) % 2 == 0, vector=[[float(i), 2.0] for i in range(60)])
+    table.to_parquet(tmp_path / "t.parquet")
+    assert read(tmp_path / "t.parquet", target="kind", ignore=["vector"]).classes == ("False", "True")
+    with pytest.raises(DataError, match="the column 'vector' has 60 different texts"):
+        read(tmp_path / "t.parquet", target="kind")
 
 
 def test_arrays_and_a_dataset(tmp_path: Path) -> None:
@@ -123,42 +141,6 @@ def test_a_zip_file_of_two_splits_and_a_colour_image(tmp_path: Path) -> None:
     assert "The folders test, train are taken together." in rows.notes
 
 
-def drawn(n: int, k: int, seed: int) -> Rows:
-    rng = np.random.default_rng(seed)
-    numbers = rng.standard_normal((n, 3)) * [1, 100, 0.01] + [0, 5, 1]
-    numbers[rng.random((n, 3)) < 0.1] = np.nan
-    texts = rng.choice(["a", "b", "c", "rare"], (n, 1), p=[0.5, 0.3, 0.19, 0.01]).astype(object)
-    y = np.concatenate([np.arange(10 * k) % k, rng.integers(k, size=n - 10 * k)])
-    return Rows("drawn", y, tuple(map(str, range(k))), n, numbers, ("x", "y", "z"), texts, ("t",))
-
-
-@settings(max_examples=25, deadline=None)
-@given(n=st.integers(50, 200), k=st.integers(2, 5), seed=st.integers(0, 1000))
-def test_no_row_leaks(n: int, k: int, seed: int) -> None:
-    rows = drawn(n, k, seed)
-    parts = split(rows, seed)
-    assert sorted(np.concatenate(parts.places).tolist()) == list(range(n))  # each row in one part
-    for part, places in zip(parts[:3], parts.places, strict=True):
-        assert torch.equal(part.y, torch.from_numpy(rows.y[places]))  # type: ignore[union-attr]
-        assert set(rows.y[places]) == set(range(k))  # every class in every part
-    # Whatever the rows outside the training part hold, the training rows look the same.
-    changed = drawn(n, k, seed)
-    outside = np.concatenate(parts.places[1:])
-    held = ~np.isnan(changed.numbers[outside])
-    changed.numbers[outside] = np.where(held, 1e6, np.nan)
-    changed.texts[outside] = "unheard of"
-    assert torch.equal(split(changed, seed).train.x, parts.train.x)
-    # And they are standardised by themselves.
-    seen = parts.train.x[:, 0]
-    assert abs(float(seen.mean())) < 1e-5
-
-
-def test_splits_follow_the_seed() -> None:
-    rows = drawn(100, 2, 0)
-    assert torch.equal(split(rows, 3).test.x, split(rows, 3).test.x)
-    assert not np.array_equal(split(rows, 3).places[2], split(rows, 4).places[2])
-
-
 def _write(path: Path, table: pd.DataFrame) -> Path:
     table.to_csv(path, index=False)
     return path
@@ -186,6 +168,10 @@ BAD_TABLES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], dict, str]] 
     "free text": (
         lambda t: t.assign(colour=[f"word {i}" for i in range(60)]), {"target": "kind"},
         "'colour' has 60 different texts, such as 'word 0'.*--ignore 'colour'",
+    ),
+    "one word": (
+        lambda t: t.assign(height=np.where(t.index == 9, "tall", (t.index + 0.5).astype(str))), {"target": "kind"},
+        "'height' has 60 different texts, such as 'tall' in row 9",
     ),
     "infinite": (
         lambda t: t.assign(height=t.height.where(t.index != 9, np.inf)), {"target": "kind"}, "row 9 .* has inf in",

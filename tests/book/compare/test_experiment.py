@@ -1,10 +1,8 @@
-"""Losses compared on a user's rows: the interval, the choice, the verdict, the report, and one that is killed."""
+"""Training and judging losses on the same rows: the choice, the measures, and a comparison that is killed."""
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import signal
 import subprocess
 import sys
@@ -15,12 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy import stats
 
 from lossbook.book import compare as comparing
-from lossbook.book.cli import _main
-from lossbook.book.compare import Comparison, compare, experiment, interval, measures, summary, verdict
-from lossbook.book.compare.data import Rows
+from lossbook.book.compare import Comparison, Rows, compare, experiment, interval, measures, summary, verdict
 from lossbook.book.compare.losses import parse_losses
 from lossbook.data import DataError
 
@@ -40,26 +35,6 @@ def blobs(n: int = 120, k: int = 3, distance: float = 1.5, seed: int = 0, images
 def small() -> Comparison:
     candidates = parse_losses("cross_entropy, focal(gamma=[1, 3]), mae")
     return compare(blobs(), candidates, seeds=[0, 1, 2], rates=[0.01, 0.03], epochs=6, device="cpu")
-
-
-def test_without_sharing_it_is_the_textbook_interval() -> None:
-    x = np.random.default_rng(0).normal(3, 2, 7)
-    low, high = stats.t.interval(0.9, 6, x.mean(), stats.sem(x))
-    np.testing.assert_allclose(interval(x, test_share=0, level=0.9), (x.mean(), low, high))
-
-
-def test_sharing_widens_by_nadeau_and_bengio() -> None:
-    x = [0.0, 1.0, 2.0, 5.0]
-    _, low, high = interval(x, test_share=0.2)
-    _, plain_low, plain_high = interval(x, test_share=0)
-    assert math.isclose((high - low) / (plain_high - plain_low), math.sqrt((1 / 4 + 1 / 4) / (1 / 4)))
-    # Values that agree by the coarseness of the measure are not exact.
-    assert interval([0.5] * 4) == (0.5, 0.5, 0.5)
-    _, low, high = interval([0.5] * 4, floor=0.01)
-    assert math.isclose(high - low, 2 * stats.t.ppf(0.975, 3) * 0.01 * math.sqrt(1 / 2))
-    for bad in ([1.0], [1.0, math.nan], [[1.0], [2.0]]):
-        with pytest.raises(ValueError, match="values must be two or more finite"):
-            interval(bad)
 
 
 def test_measures_of_a_hand_made_case() -> None:
@@ -128,53 +103,17 @@ def test_metrics_and_models(metric: str, model: str) -> None:
     assert found.settings["model"] == model
 
 
-def faked(differences: list[float], metric: str = "accuracy", **columns: object) -> SimpleNamespace:
-    """A comparison of a baseline and one loss with these differences."""
-    j = len(differences)
-    base = pd.DataFrame({"loss": "mae", "seed": range(j), "lr": 0.01, "setting": "", "settings": 2, "seconds": 1.0})
-    base = base.assign(**{name: 0.8 for name in comparing.MEASURES})
-    other = base.assign(loss="focal", **{metric: 0.8 + np.array(differences)}).assign(**columns)
-    epochs = range(10, 110, 10)
-    curves = pd.DataFrame(
-        [(loss, e, 0.9) for loss in ("mae", "focal") for e in epochs], columns=["loss", "epoch", "val_accuracy"]
-    )
-    settings = {"metric": metric, "rates": [0.001, 0.01, 0.1], "seeds": list(range(j))}
-    return SimpleNamespace(rows=blobs(3000), labels=["mae", "focal"], settings=settings, curves=curves,
-                           seeds=list(range(j)), results=pd.concat([base, other]))  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("differences", "metric", "sentence"),
-    [
-        ([0.05, 0.051, 0.049, 0.05], "accuracy", "**focal is ahead of mae**: accuracy +5.0 points [+4.6, +5.4] with 4"),
-        ([-0.05, -0.051, -0.049], "accuracy", "**focal is behind mae**: accuracy -5.0 points"),
-        ([0.05, 0.051, 0.049], "log_loss", "**focal is behind mae**: log-loss +0.0500 nats"),
-        ([-0.05, -0.051, -0.049], "log_loss", "**focal is ahead of mae**"),
-        (
-            [0.05, -0.04, 0.01],
-            "accuracy",
-            "**No difference in accuracy to mae can be seen with 3 seeds for focal.** This",
-        ),
-    ],
-)
-def test_the_verdict_says_no_more_than_the_interval(differences: list[float], metric: str, sentence: str) -> None:
-    found = verdict(faked(differences, metric))  # type: ignore[arg-type]
-    assert found[0].replace("&#45;", "-").startswith(sentence)
-    if "No difference" in sentence:
-        half = np.diff(interval(differences, floor=1 / 600)[1:])[0] / 2
-        assert f"would have been seen: {100 * half:.1f} points (focal)" in found[0]
-    assert len(found) == 1  # one difference needs no correction, and nothing is amiss
-
-
-def test_warnings() -> None:
-    found = faked([0.05, -0.04, 0.01], lr=[0.1, 0.1, 0.01], settings=6)
-    found.curves.loc[found.curves.loss == "focal", "val_accuracy"] = np.linspace(0.5, 0.9, 10)
-    text = "\n".join(verdict(found))  # type: ignore[arg-type]
-    assert "The largest learning rate was the best with most seeds for focal: larger ones may gain" in text
-    assert "The validation accuracy of focal still rises at the end" in text
-    assert "(mae 2, focal 6): more is an advantage" in text
-    gone = faked([0.05, math.nan, 0.01], lr=[0.01, math.nan, 0.01])
-    assert "focal diverged at every learning rate with seed 1, and is left out" in "\n".join(verdict(gone))  # type: ignore[arg-type]
+@pytest.mark.parametrize("rates", [[0.01, 1e30], [1e30]])
+def test_losses_that_diverge(rates: list[float]) -> None:
+    found = compare(blobs(), parse_losses("cross_entropy, focal"), seeds=[0, 1, 2], rates=rates, epochs=2, device="cpu")
+    assert (found.results.diverged == 1).all()
+    judged = len(rates) == 2
+    assert (found.results.accuracy.notna() == judged).all()
+    assert (found.results.lr == 0.01).all() == judged
+    # A network that is none is not wrong about any row.
+    assert (found.classes["rows"].sum() > 0) == judged
+    assert (comparing.class_accuracy(found).notna() == judged).all(axis=None)
+    assert any("diverged at every learning rate" in sentence for sentence in verdict(found)) != judged
 
 
 @pytest.mark.parametrize(
@@ -182,7 +121,7 @@ def test_warnings() -> None:
     [
         ({"seeds": [0, 1]}, ValueError, "seeds must be 3 or more different ones"),
         ({"seeds": [0, 1, 1]}, ValueError, "seeds must be 3 or more different ones"),
-        ({"metric": "f1"}, ValueError, "metric must be one of accuracy"),
+        ({"metric": "f1"}, ValueError, "metric must be one of 'accuracy'"),
         ({"model": "tree"}, ValueError, "model must be one of"),
         ({"model": "cnn"}, DataError, "blobs.csv holds a table, and a cnn wants images"),
         ({"model": "linear", "losses": "bias_loss"}, DataError, "bias_loss reads the features"),
@@ -247,114 +186,3 @@ def test_a_further_loss_trains_only_itself(tmp_path: Path) -> None:
     more = compare(blobs(), parse_losses("mae"), **{**how, "rates": [0.01, 0.03]})
     assert len(list(tmp_path.glob("*/*.part"))) == 9  # one rate is new
     assert more.results.seconds.isna().all()
-
-
-def test_bad_commands_say_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = tmp_path / "t.csv"
-    table.write_text("a,label\n1,2\n")
-    for arguments, sentence in [
-        (
-            ["--data", str(tmp_path / "no.csv"), "--losses", "mae"],
-            "no.csv does not exist, and is no dataset of the book",
-        ),
-        (["--data", str(table), "--losses", "maee"], "there is no loss 'maee'; did you mean mae"),
-        (["--data", str(table), "--losses", ""], "losses is empty"),
-        (["--data", str(table), "--losses", "mae", "--lr", "-1"], "lr must lie in"),
-        (["--data", str(tmp_path), "--losses", "mae", "--out", str(tmp_path / "o")], "lies in the folder of the data"),
-        (["--data", str(table), "--losses", "mae", "--device", "abacus"], "device must be 'auto' or"),
-    ]:
-        assert _main(["compare", "--out", str(tmp_path / "report"), *arguments]) == 1
-        said = capsys.readouterr().err
-        assert sentence in said
-        assert said.count("\n") == 1
-    assert not (tmp_path / "report").exists()
-
-
-def test_interrupted_it_says_where_the_networks_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lossbook.book.audit import command
-    from lossbook.book.runner import Interrupted
-
-    def run_notebooks(*args: object, parameters: dict, **how: object) -> None:
-        Path(parameters["networks"]).mkdir()
-        raise Interrupted(signal.SIGINT, [])
-
-    monkeypatch.setattr(command, "run_notebooks", run_notebooks)
-    arguments = ["compare", "--data", "digits", "--losses", "mae", "--out", str(tmp_path / "out")]
-    assert _main(arguments) == 130
-    said = capsys.readouterr().err
-    assert (
-        f"what was trained is kept in {tmp_path / 'out' / 'networks'}, and the same command goes on from there" in said
-    )
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["networks"]
-
-
-def inside(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_report_on_a_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from sklearn.datasets import load_wine
-
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    load_wine(as_frame=True).frame.to_csv(tmp_path / "<b>wine.csv", index=False)
-    out = tmp_path / "report"
-    out.mkdir()
-    (out / "notes.txt").write_text("keep me")
-    arguments = [
-        "--data",
-        str(tmp_path / "<b>wine.csv"),
-        "--losses",
-        "cross_entropy, focal(gamma=[1, 2])",
-        "--seeds",
-        "3",
-    ]
-    assert _main(["compare", *arguments, "--epochs", "5", "--lr", "0.01", "--out", str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "<b>wine.csv, 178 rows:" in said
-    assert "cross_entropy" in said.splitlines()[1]
-    files = {"report.html", "report.ipynb", "results.json", "results.csv", "classes.csv", "notes.txt", "networks"}
-    assert {path.name for path in out.iterdir()} == files
-    assert inside(tmp_path) - {f"report/{name}" for name in inside(out)} == {"work", "report", "<b>wine.csv"}
-    # The page shows the means of results.csv.
-    page = (out / "report.html").read_text(encoding="utf-8")
-    results = pd.read_csv(out / "results.csv")
-    means = results.groupby("loss")[list(comparing.MEASURES)].mean()
-    for loss, row in means.iterrows():
-        shown = re.search(rf"<th>{re.escape(str(loss))}</th>(.*?)</tr>", page, re.DOTALL)
-        assert shown, loss
-        numbers = (f"{100 * row.accuracy:.1f}", f"{100 * row.macro_accuracy:.1f}", f"{row.log_loss:.3f}")
-        assert all(f"<td>{number}" in shown[1] for number in (*numbers, f"{row.ece_debiased:.3f}")), shown[1]
-    found = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    assert math.isclose(found["losses"]["cross_entropy"]["accuracy"], means.accuracy["cross_entropy"])
-    assert 'src="http' not in page
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_report_on_images_and_one_that_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    for i in np.flatnonzero(digits.target < 3)[:90]:
-        place = tmp_path / "pictures" / f"digit {digits.target[i]}"
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((15 * digits.images[i]).astype(np.uint8)).save(place / f"{i}.png")
-    command = ["compare", "--data", str(tmp_path / "pictures"), "--losses", "cross_entropy, mae", "--seeds", "3"]
-    command += ["--epochs", "4", "--lr", "0.01", "--out", str(tmp_path / "out")]
-    assert _main(command) == 0
-    found = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
-    assert found["settings"]["model"] == "cnn"
-    assert list(found["classes"]) == ["digit 0", "digit 1", "digit 2"]
-    capsys.readouterr()
-    (tmp_path / "pictures" / "digit 0" / "bad.png").write_text("no image")
-    assert _main([*command[:-1], str(tmp_path / "out2")]) == 1
-    assert "'digit 0/bad.png', which cannot be decoded as an image" in capsys.readouterr().err.splitlines()[-1]
-    assert list((tmp_path / "out2").iterdir()) == []
