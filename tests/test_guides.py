@@ -61,6 +61,7 @@ def accuracy(names: Names, model: torch.nn.Module) -> float:
 
 def test_every_section_is_tested() -> None:
     tested = {
+        "What a loss takes",
         "Plain PyTorch",
         "A loss that learns, or remembers",
         "Compiled",
@@ -70,6 +71,24 @@ def test_every_section_is_tested() -> None:
     }
     assert set(SECTIONS) == tested
     assert PAGE.read_text(encoding="utf-8").count("```") == 2 * (len(blocks(TITLE)) + sum(map(len, SECTIONS.values())))
+
+
+def test_other_shapes_are_brought_into_that_of_a_loss() -> None:
+    names = execute("What a loss takes")
+    p = torch.where(names["y"] == 0, names["z"], -names["z"]).sigmoid()
+    torch.testing.assert_close(names["binary"], ((1 - p) ** 2 * -p.log()).mean())
+    p = names["maps"].softmax(dim=1).gather(1, names["labels"][:, None])
+    torch.testing.assert_close(names["pixels"], ((1 - p) ** 2 * -p.log()).mean())
+    targets = (
+        torch.nn.functional.one_hot(names["y"]) * 0.3 + torch.nn.functional.one_hot(names["y"][names["other"]]) * 0.7
+    )
+    log_p = names["logits"].log_softmax(dim=1)
+    torch.testing.assert_close(names["mixed"], -(targets * (1 - log_p.exp()) ** 2 * log_p).sum(dim=1).mean())
+    focal = names["losses"].focal
+    with pytest.raises(ValueError, match=r"logits must have shape \(N, C\)"):
+        focal(names["maps"], names["labels"])
+    with pytest.raises(ValueError, match="target must hold integer labels"):
+        focal(names["logits"], targets)
 
 
 @pytest.mark.slow
@@ -96,6 +115,8 @@ def test_weights_and_ignored_labels_are_what_the_page_says() -> None:
     weight = names["weight"][names["y"]]
     expected = (weight * rows)[kept].sum() / weight[kept].sum()
     torch.testing.assert_close(names["objective"], expected)
+    with pytest.raises(ValueError, match="nothing to average"):
+        names["weighted"](names["model"](names["x"]), torch.full_like(names["y"], -1))
 
 
 def test_a_bad_label_is_named_until_the_checks_are_off() -> None:

@@ -3,40 +3,57 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
+from lossbook.book.scaffold.texts import UNWRITTEN
+
 LARGEST_MB = 4.0
 # Opening one of these can run what is in it, or it is somebody's model: data are arrays, networks are trained here.
 REFUSED = {".bin", ".ckpt", ".joblib", ".onnx", ".pickle", ".pkl", ".pt", ".pth", ".safetensors"}
+READ = {".ipynb", ".py", ".toml", ".yaml", ".yml"}
 
 
 def problems(path: Path) -> list[str]:
     """What is wrong with a file, a sentence each: too large, a pickle or weights, TOML or YAML that does not parse, a
-    notebook that was not executed in order or holds what changes from run to run.
+    notebook that was not executed in order or holds what changes from run to run, a place that `lossbook new-paper`
+    made and nobody filled.
     """
-    megabytes = path.stat().st_size / 1e6
     found = []
-    if megabytes > LARGEST_MB:
-        found.append(f"it has {megabytes:.1f} MB; at most {LARGEST_MB:g} MB are committed")
     if path.suffix in REFUSED:
         found.append("weights and pickles are not committed")
     try:
-        if path.suffix == ".toml":
-            tomllib.loads(path.read_text(encoding="utf-8"))
-        elif path.suffix in (".yaml", ".yml"):
-            import yaml
-
-            try:
-                yaml.safe_load(path.read_text(encoding="utf-8"))
-            except yaml.YAMLError as error:
-                raise ValueError(error) from error
-        elif path.suffix == ".ipynb":
-            found += _of_notebook(path.read_text(encoding="utf-8"))
-    except (ValueError, KeyError, TypeError) as error:
+        megabytes = path.stat().st_size / 1e6
+        if megabytes > LARGEST_MB:
+            found.append(f"it has {megabytes:.1f} MB; at most {LARGEST_MB:g} MB are committed")
+        if path.suffix in READ:
+            found += _of_text(path.read_text(encoding="utf-8"), path.suffix)
+    except KeyError as error:
+        found.append(f"it cannot be read: it has no {error}")
+    except (OSError, ValueError, TypeError) as error:
         found.append(f"it cannot be read: {' '.join(str(error).split())}")
+    return found
+
+
+def _of_text(text: str, suffix: str) -> list[str]:
+    found = []
+    if missing := re.search(rf"{UNWRITTEN}[:.]", text):
+        line = text.count("\n", 0, missing.start()) + 1
+        found.append(f"line {line} is still to be written")
+    if suffix == ".toml":
+        tomllib.loads(text)
+    elif suffix in (".yaml", ".yml"):
+        import yaml
+
+        try:
+            yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(error) from error
+    elif suffix == ".ipynb":
+        found += _of_notebook(text)
     return found
 
 
@@ -56,6 +73,8 @@ def _of_notebook(text: str) -> list[str]:
         found.append(f"one cell must be tagged `parameters`, but {tags.count('parameters')} are")
     if counts != list(range(1, len(counts) + 1)):
         found.append("it was not executed from top to bottom: `lossbook run NOTEBOOK --in-place`")
+    elif code and not any(cell["outputs"] for cell in code):
+        found.append("its outputs are missing: `lossbook run NOTEBOOK --in-place`")
     if any(output["output_type"] == "error" for cell in code for output in cell["outputs"]):
         found.append("a cell ended with an error")
     notebook = nbformat.reads(text, as_version=4)

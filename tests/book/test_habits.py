@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from lossbook.book import habits
+from lossbook.book.scaffold.texts import UNWRITTEN
 
 
 def test_every_committed_file_is_as_it_should_be(repository: Path) -> None:
@@ -20,7 +21,7 @@ def test_every_committed_file_is_as_it_should_be(repository: Path) -> None:
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("not a git checkout")
     files = [repository / name for name in done.stdout.split("\0") if name and (repository / name).is_file()]
-    assert {str(path): habits.problems(path) for path in files if habits.problems(path)} == {}
+    assert {str(path): found for path in files if (found := habits.problems(path))} == {}
 
 
 @pytest.fixture
@@ -38,6 +39,7 @@ def code(notebook: dict, number: int) -> dict:
     [
         (lambda nb: code(nb, 2).update(execution_count=9), "not executed from top to bottom"),
         (lambda nb: code(nb, 3).update(execution_count=None, outputs=[]), "not executed from top to bottom"),
+        (lambda nb: [cell.update(outputs=[]) for cell in nb["cells"] if "outputs" in cell], "its outputs are missing"),
         (lambda nb: nb["cells"].pop(0), "must be Markdown that begins with a title"),
         (lambda nb: code(nb, 1)["metadata"].clear(), "tagged `parameters`, but 0 are"),
         (lambda nb: nb["metadata"].update(papermill={"duration": 3.1}), "changes from run to run"),
@@ -49,7 +51,7 @@ def code(notebook: dict, number: int) -> dict:
             ),
             "a cell ended with an error",
         ),
-        (lambda nb: nb.pop("cells"), "it cannot be read"),
+        (lambda nb: nb.pop("cells"), "it cannot be read: it has no 'cells'"),
     ],
 )
 def test_a_notebook_that_was_not_run_or_cleaned_is_refused(
@@ -69,6 +71,7 @@ def test_a_notebook_that_was_not_run_or_cleaned_is_refused(
         ("x.toml", b"a = [1", "it cannot be read"),
         ("x.yml", b"a: [1", "it cannot be read"),
         ("x.ipynb", b"{", "it cannot be read"),
+        ("x.py", f'"""Title.\n\n{UNWRITTEN}: the formula."""\n'.encode(), "line 3 is still to be written"),
         ("x.csv", b"0" * 4_100_000, "it has 4.1 MB; at most 4 MB are committed"),
         ("model.pt", b"", "weights and pickles are not committed"),
         ("x.pkl", b"", "weights and pickles are not committed"),
@@ -79,6 +82,11 @@ def test_other_files(name: str, content: bytes, sentence: str, tmp_path: Path, c
     path.write_bytes(content)
     assert habits.main([str(path)]) == 1
     assert f"{path}: {sentence}" in capsys.readouterr().err
+
+
+def test_a_link_to_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").symlink_to("nowhere")
+    assert "No such file" in " ".join(habits.problems(tmp_path / "x.csv"))
 
 
 def test_good_files_are_passed_over_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 from lossbook.book.catalog import Entry
 
+# Where it stands, with a colon or a full stop, something is missing: such a file is not committed.
+UNWRITTEN = "To be written"
 CLAIM_ID = "to-be-written"
 CLAIM = (
     f'id = "{CLAIM_ID}"',
-    'text = "To be written: what is compared, on what data, and by how much at least, so that numbers can refute it."',
+    f'text = "{UNWRITTEN}: what is compared, on what data, and by how much at least, so that numbers can refute it."',
     'expected = "reproduced"',
 )
 # The arguments that all losses of (logits, labels) share.
@@ -77,14 +79,14 @@ def stub(entry: Entry, dotted: str, arguments: Signature) -> str:
     if name[0].isupper():
         base = "(nn.Module)" if dotted.startswith(("layers.", "models.", "losses.")) else ""
         return (
-            f'class {name}{base}:\n    """To be written: what it is, in one sentence.\n\n    The formula, shapes, '
+            f'class {name}{base}:\n    """{UNWRITTEN}: what it is, in one sentence.\n\n    The formula, shapes, '
             f'ranges and defaults.\n\n{source}\n    """\n\n    def __init__(self, *args: Any, **kwargs: Any) -> None:\n'
             f"        {refusal}\n"
         )
-    described = "\n".join(f"        {argument}: to be written." for argument in _named(arguments))
+    described = "\n".join(f"        {argument}: {UNWRITTEN}." for argument in _named(arguments))
     args = f"    Args:\n{described}\n\n" if described else ""
     return (
-        f'def {name}{arguments}:\n    """To be written: what it is, in one sentence.\n\n        the formula, in the '
+        f'def {name}{arguments}:\n    """{UNWRITTEN}: what it is, in one sentence.\n\n        the formula, in the '
         f"paper's symbols\n\n    Units, range, gradient, what is constant, and what special values of a parameter give."
         f'\n\n{args}{source}\n    """\n    {refusal}\n'
     )
@@ -95,7 +97,9 @@ def _named(arguments: Signature) -> list[str]:
 
 
 def _source(entry: Entry) -> str:
-    return f"{entry.title} (arXiv {entry.arxiv})" if entry.arxiv else entry.title
+    """What stands in a docstring."""
+    title = entry.title.replace("\\", r"\\").replace('"""', r"\"\"\"")
+    return f"{title} (arXiv {entry.arxiv})" if entry.arxiv else title
 
 
 def _wrapped(text: str) -> str:
@@ -103,12 +107,12 @@ def _wrapped(text: str) -> str:
 
 
 def module(name: str) -> str:
-    return f'"""To be written: what the functions of {name} have in common."""\n\nfrom __future__ import annotations\n'
+    return f'"""{UNWRITTEN}: what the functions of {name} have in common."""\n\nfrom __future__ import annotations\n'
 
 
 def package(name: str) -> str:
     return (
-        f'"""To be written: what {name} holds."""\n\nfrom __future__ import annotations\n\n'
+        f'"""{UNWRITTEN}: what {name} holds."""\n\nfrom __future__ import annotations\n\n'
         "from lossbook._lazy import attach\n\n__getattr__, __dir__, __all__ = attach(__name__, {})\n"
     )
 
@@ -129,7 +133,7 @@ def tests(entry: Entry, functions: Sequence[str]) -> str:
 def notebook(entry: Entry, page: str, functions: Sequence[str]) -> str:
     """The notebook in the book's rhythm; each code cell that is not written yet stops it with its task."""
     part, _, name = page.removesuffix(".ipynb").rpartition("/")
-    exercise = "-".join([*(word.split("-")[0] for word in (part, name) if word), "1"])
+    numbers = "-".join(word.split("-")[0] for word in (part, name) if word)
     shown = [dotted for dotted in functions if dotted.count(".")]
     packages = sorted({dotted.split(".")[0] for dotted in shown} | {"viz"})
     link = f"[{entry.title}](https://arxiv.org/abs/{entry.arxiv})" if entry.arxiv else entry.title
@@ -140,53 +144,62 @@ def notebook(entry: Entry, page: str, functions: Sequence[str]) -> str:
     )
     cells = [
         _markdown(
-            f"# {entry.title.partition(':')[0]}\n\nTo be written: the question, in a few sentences that a newcomer to "
+            f"# {entry.title.partition(':')[0]}\n\n{UNWRITTEN}: the question, in a few sentences that a newcomer to "
             "the topic reads with pleasure.\nAfter this notebook you can\n\n- …;\n- …;\n- ….\n\nIt runs in about … "
             "seconds on two CPU cores."
         ),
         _code(f'from lossbook import book\n\nbook.header("{page.removesuffix(".ipynb")}")'),
         _code('profile = "quick"\nseed = 0\ndevice = "auto"', tags=["parameters"]),
         _code(setup),
-        _markdown("## The idea\n\nTo be written: in words, then in formulas. The code is shown, never copied."),
+        _markdown(f"## The idea\n\n{UNWRITTEN}: in words, then in formulas. The code is shown, never copied."),
         _code("\n".join(f"show_source({dotted})" for dotted in shown)),
-        _markdown("To be written: a value small enough to be checked by hand. The tests compare this cell's output."),
+        _markdown(f"{UNWRITTEN}: a value small enough to be checked by hand. The tests compare this cell's output."),
         _code(_task("print the value of a small example, worked out by hand above"), tags=["nbval-check-output"]),
         _markdown(
-            "## What it does to a network\n\nTo be written: the experiment.\n\n**Before you look:** what do you expect?"
+            f"## What it does to a network\n\n{UNWRITTEN}: the experiment.\n\n**Before you look:** what do you expect?"
         ),
         _code(f"def measure(seed):\n    {_task('train with this seed; return whether the claim holds')}"),
         _code("held = [measure(s) for s in run.seeds(3)]"),
         _code(
             f"figure, axes = plt.subplots()\n{_task('draw it')}\n"
-            "viz.show(axes, alt='To be written: a sentence that says what one sees.')"
+            f"viz.show(axes, alt='{UNWRITTEN}: a sentence that says what one sees.')"
         ),
         _markdown(
-            "To be written: what the figure shows, and why.\n\n## Play\n\n**Before you move the slider:** a question."
+            f"{UNWRITTEN}: what the figure shows, and why.\n\n## Play\n\n**Before you move the slider:** a question."
         ),
         _code(
             f"def picture(knob=1.0):\n    {_task('draw what the knob changes, in well under a second')}\n\n\n"
-            "viz.play(picture, alt='To be written: what one sees, and how it moves.', knob=[0.5, 1.0, 2.0])"
+            f"viz.play(picture, alt='{UNWRITTEN}: what one sees, and how it moves.', knob=[0.5, 1.0, 2.0])"
         ),
         _markdown("## Claims"),
         _code(f'claim("{entry.key}/{CLAIM_ID}", held)'),
-        _markdown("## Exercises\n\n**1. To be written.** A task that takes a line or two."),
-        _code(
-            f'def answer():\n    """What it returns."""\n    ### BEGIN SOLUTION\n    {_task("write the solution")}\n'
-            "    ### END SOLUTION",
-            nbgrader=_graded(exercise, solution=True),
-        ),
-        _code(
-            "assert answer() is not None, 'a sentence that says what is wrong'\n### BEGIN HIDDEN TESTS\n"
-            f"{_task('write what the visible test does not give away')}\n### END HIDDEN TESTS",
-            nbgrader=_graded(f"{exercise}-test", solution=False),
-        ),
-        _markdown(f"## Where it breaks down\n\nTo be written.\n\n## Further reading\n\n- {link}."),
+        _markdown("## Exercises"),
+        *(cell for number in (1, 2, 3) for cell in _exercise(numbers, number)),
+        _markdown(f"## Where it breaks down\n\n{UNWRITTEN}.\n\n## Further reading\n\n- {link}."),
     ]
     for number, cell in enumerate(cells):
         cell["id"] = hashlib.sha256(f"{entry.key} {number}".encode()).hexdigest()[:8]
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     whole = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(whole, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _exercise(notebook: str, number: int) -> list[dict[str, Any]]:
+    """Text, answer and test of an exercise; its id begins with the numbers of part and notebook, "06-01"."""
+    answer, grade_id = f"answer_{number}", f"{notebook}-{number}"
+    return [
+        _markdown(f"**{number}. {UNWRITTEN}.** A task that takes a line or two."),
+        _code(
+            f'def {answer}():\n    """What it returns."""\n    ### BEGIN SOLUTION\n    {_task("write the solution")}\n'
+            "    ### END SOLUTION",
+            nbgrader=_graded(grade_id, solution=True),
+        ),
+        _code(
+            f"assert {answer}() is not None, 'a sentence that says what is wrong'\n### BEGIN HIDDEN TESTS\n"
+            f"{_task('write what the visible test does not give away')}\n### END HIDDEN TESTS",
+            nbgrader=_graded(f"{grade_id}-test", solution=False),
+        ),
+    ]
 
 
 def _task(what: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,7 @@ import pytest
 from lossbook.book.catalog import load_catalog
 from lossbook.book.cli import _main
 from lossbook.book.scaffold import plan as scaffold
+from lossbook.book.scaffold import source
 from lossbook.book.scaffold.plan import ScaffoldError, new_paper
 
 PLANNED = [entry.key for entry in load_catalog().entries.values() if not entry.built]
@@ -58,7 +60,7 @@ def test_everything_is_written_and_nothing_else_changes(checkout: Path) -> None:
     assert row["notebook"] == NOTEBOOK.relative_to("notebooks").as_posix()
     assert [claim["id"] for claim in row["claims"]] == ["to-be-written"]
     assert '"pld_loss": (losses.pld_loss, None, None, None),' in (checkout / scaffold.CONTRACT).read_text()
-    exports = scaffold._exports((checkout / "lossbook/losses/__init__.py").read_text())
+    exports = source.exports((checkout / "lossbook/losses/__init__.py").read_text())
     assert "pld_loss" in exports["distillation"] and "list_mle" in exports["retrieval"]
     assert exports["distillation"] == sorted(exports["distillation"])
     # What stood in a file before stands there still.
@@ -118,8 +120,8 @@ for name, function in runpy.run_path({str(test)!r}).items():
     tags = [tag for cell in cells for tag in cell["metadata"].get("tags", [])]
     assert tags == ["parameters", "nbval-check-output"]
     graded = [cell["metadata"]["nbgrader"]["grade_id"] for cell in cells if "nbgrader" in cell["metadata"]]
-    assert graded == ["06-01-1", "06-01-1-test"]
-    assert sum("NotImplementedError" in "".join(cell["source"]) for cell in cells) == 6
+    assert graded == [f"06-01-{number}{test}" for number in (1, 2, 3) for test in ("", "-test")]
+    assert sum("NotImplementedError" in "".join(cell["source"]) for cell in cells) == 10
 
 
 @pytest.mark.parametrize("key", [KEY, "transicd", "rsq", "crossmax", "fast-certified"])
@@ -148,11 +150,11 @@ def test_every_planned_paper_can_be_scaffolded(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(scaffold, "load_catalog", lambda path: catalog)
     # The two slow steps, which are tested on some papers above.
     monkeypatch.setattr(scaffold, "_formatted", lambda text, path, root: text)
-    monkeypatch.setattr(scaffold, "_with_row", lambda text, catalog, entry, page, loss: text)
+    monkeypatch.setattr(source, "with_row", lambda text, **row: text)
     for key in PLANNED:
         plan = scaffold._plan(key, None, None, scaffold.ROOT)
         sources = [text for path, text in plan.files.items() if path.suffix == ".py"]
-        stubs = {name for text in sources for name in scaffold._defined(text)}
+        stubs = {name for text in sources for name in source.defined(text)}
         functions = [name for name in catalog.entries[key].functions if name not in plan.present]
         assert {name.rpartition(".")[2] for name in functions} <= stubs, key
 
@@ -213,6 +215,9 @@ def test_a_paper_without_functions_is_given_one(checkout: Path) -> None:
     ("arguments", "sentence"),
     [
         (["plackett-luce"], "the catalogue has no paper 'plackett-luce'; near it are plackett-luce-distillation"),
+        (["PLD"], "the catalogue has no paper 'PLD'; near it are plackett-luce-distillation"),
+        (["Plackett-Luce"], "the catalogue has no paper 'Plackett-Luce'; near it are plackett-luce-distillation"),
+        ([""], "the catalogue has no paper ''; `lossbook papers --planned` lists the planned ones"),
         (["qqqqqq"], "the catalogue has no paper 'qqqqqq'; `lossbook papers --planned` lists the planned ones"),
         (["comp-sum"], "comp-sum is built already, in notebooks/01-surrogates/01-cross-entropy-family.ipynb"),
         ([KEY, "--notebook", "../x.ipynb"], "--notebook takes a path below notebooks/ that ends in .ipynb"),
@@ -225,6 +230,45 @@ def test_a_bad_argument_is_one_sentence(
 ) -> None:
     assert _main(["new-paper", *arguments, "--dry-run"]) == 1
     assert capsys.readouterr().err.startswith(f"lossbook: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("key", "functions", "sentence"),
+    [
+        ("x", ["losses.surrogate.class"], "'losses.surrogate.class' cannot be a function of lossbook"),
+        ("x", ["losses.retrieval.print"], "'losses.retrieval.print' cannot be a function of lossbook"),
+        ("x", ["losses.retrieval._x"], "'losses.retrieval._x' cannot be a function of lossbook"),
+        ("x", ["losses.retrieval.a b"], "'losses.retrieval.a b' cannot be a function of lossbook"),
+        ("x", ["alone"], "'alone' cannot be a function of lossbook: it takes package.name"),
+        ("x", ["losses.retrieval.y", "losses.retrieval.y"], "the catalogue names losses.retrieval.y twice"),
+        ("x", ["losses.retrieval.Tensor"], "lossbook/losses/retrieval.py has a Tensor already: no file was written"),
+        ("x", ["losses.retrieval.focal"], "lossbook/losses/__init__.py exports a focal already, from calibration"),
+        ("x", ["losses.retrieval.noise"], "lossbook/losses/__init__.py has a module noise, which would hide"),
+        ("x", ["losses.a.b.c"], "lossbook/losses/__init__.py assigns nothing to _SUBPACKAGES"),
+        ("comp-sum-2", ["losses.surrogate.comp_sum_2"], None),
+        ("X", ["losses.retrieval.y"], "the key X is not lower-case words joined by hyphens"),
+        ("class", ["losses.surrogate.y"], "the key class is not lower-case words"),
+    ],
+)
+def test_a_row_with_a_name_that_is_taken_is_refused(
+    key: str, functions: list[str], sentence: str | None, checkout: Path
+) -> None:
+    with (checkout / scaffold.CATALOG).open("a") as catalog:
+        catalog.write(f'\n[foundations.{key}]\ntitle = "A \\"\\"\\"new\\\\ one"\nfunctions = {json.dumps(functions)}\n')
+    before = contents(checkout)
+    if sentence is None:
+        assert new_paper(key, root=checkout, dry_run=True).new
+        return
+    with pytest.raises(ScaffoldError, match=re.escape(sentence)):
+        new_paper(key, root=checkout)
+    assert contents(checkout) == before
+
+
+def test_a_file_that_does_not_parse_is_named(checkout: Path) -> None:
+    with (checkout / PLD).open("a") as module:
+        module.write("def (\n")
+    with pytest.raises(ScaffoldError, match=rf"{PLD} is not Python: invalid syntax, line \d+"):
+        new_paper(KEY, root=checkout)
 
 
 def test_the_command_lists_files_and_steps(capsys: pytest.CaptureFixture[str]) -> None:
