@@ -1,6 +1,13 @@
 """The site: Sphinx with MyST-NB over the executed notebooks. `lossbook site` builds it; nothing is executed here."""
 
+import functools
+import sys
 from importlib.metadata import version as _version
+
+from sphinx.search.en import SearchEnglish
+
+# What reads notebooks would compile grammars of internet addresses, for seconds, to check what no notebook has.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 project = "lossbook"
 author = "lossbook contributors"
@@ -8,9 +15,10 @@ copyright = "lossbook contributors. Code under MIT, text and figures under CC BY
 version = release = _version("lossbook")
 language = "en"
 
-extensions = ["myst_nb", "lossbook.book.site.docstrings"]
-# A default is shown as it is written, not as the folder that it is on the machine that builds.
-autodoc_preserve_defaults = True
+extensions = ["myst_nb"]
+add_module_names = False
+# A block of text without a language is text: a listing of files, a command.
+highlight_language = "none"
 exclude_patterns = ["**.ipynb_checkpoints", "_static/**"]
 templates_path = ["_templates"]
 
@@ -60,3 +68,14 @@ html_theme_options = {
     "footer_end": [],
     "show_toc_level": 2,
 }
+
+
+class RememberedStems(SearchEnglish):
+    """The book has few words, and says each of them on many pages."""
+
+    stem = functools.cache(SearchEnglish.stem)
+
+
+def setup(app):
+    app.add_search_language(RememberedStems)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,8 +1,8 @@
 """The book as a regression test: every notebook runs, with another seed than the committed one, and its claims hold.
 
 One execution serves every check. The runner executes all notebooks at once; the tests then read what came out: no
-error, the claims as the catalogue expects them, and, by nbval's own comparison, the committed output of each cell that
-is tagged `nbval-check-output` because it depends on no seed and no machine.
+error or warning, the claims as the catalogue expects them, and, by nbval's own comparison, the committed output of each
+cell that is tagged `nbval-check-output` because it depends on no seed and no machine.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Result]:
 def test_it_runs_and_its_claims_hold(path: Path, results: dict[Path, Result]) -> None:
     result = results[path.resolve()]
     assert result.status == "ok", result.error
-    measured = {claim.key: claim for claim in claims_of(nbformat.read(result.executed, as_version=4))}
+    executed = nbformat.read(result.executed, as_version=4)
+    printed = [out for cell in executed.cells for out in cell.get("outputs", []) if out.output_type == "stream"]
+    assert not [out.text for out in printed if out.name == "stderr"], "a reader would see these warnings"
+    measured = {claim.key: claim for claim in claims_of(executed)}
     notebook = str(path.relative_to(NOTEBOOKS))
     expected = {key: claim.expected for key, claim in load_catalog().claims.items() if claim.notebook == notebook}
     assert {key: claim.status for key, claim in measured.items()} == expected, {

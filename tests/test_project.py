@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import symtable
 import sys
 import tomllib
 from itertools import pairwise
@@ -188,6 +189,32 @@ def test_the_headings_of_a_notebook_are_a_table_of_contents(path):
     assert levels[0] == 1 and levels.count(1) == 1, "one title, and it comes first"
     assert all(below <= above + 1 for above, below in pairwise(levels)), f"a level is left out: {headings}"
     assert sorted(set(titles)) == sorted(titles), "two headings are the same"
+    assert not [title for title in titles if "$" in title], "JupyterLab's contents do not find a heading with a formula"
+
+
+def globals_read(table: symtable.SymbolTable) -> set[str]:
+    """The global names that a function, and those within it, read."""
+    own = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
+    return own.union(*map(globals_read, table.get_children()))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.relative_to(ROOT / "notebooks").as_posix())
+def test_what_a_slider_draws_is_not_bound_anew_below_it(path):
+    """The function given to `viz.play` runs again at every move, with the names as the last cell has left them."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    bound, functions, sliders = [], {}, []  # names of each cell; what each function reads; cells, and what they read
+    for i, source in enumerate("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"):
+        table = symtable.symtable(source, "cell", "exec")
+        bound.append({symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned()})
+        functions |= {child.get_name(): globals_read(child) for child in table.get_children()}
+        for call in ast.walk(ast.parse(source)):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "viz.play":
+                read = {node.id for node in ast.walk(call.args[0]) if isinstance(node, ast.Name)}
+                while more := set().union(*(functions.get(name, ()) for name in read)) - read:
+                    read |= more
+                sliders.append((i, read))
+    anew = [(i, j, read & bound[j]) for i, read in sliders for j in range(i + 1, len(bound)) if read & bound[j]]
+    assert anew == [], "(code cell of the slider, code cell that binds anew, names)"
 
 
 FAKE_PYTHON = """#!/bin/sh

@@ -33,6 +33,8 @@ PAGES = (
     "api/adapt",
     "claims",
     "figures",
+    "for-teachers",
+    "guides/your-own-training-loop",
     "losses",
     "papers",
     "search",

@@ -239,7 +239,8 @@ def grade(
     try:
         marks = grade(folder, notebooks=notebook or None, out=out, workers=workers, timeout=timeout, memory=memory)
     except Interrupted as interrupt:
-        typer.echo(f"lossbook: {interrupt}; the marks so far are in {out}", err=True)
+        kept = f"the marks so far are in {out}" if interrupt.results else "no notebook was judged yet"
+        typer.echo(f"lossbook: {interrupt}; {kept}", err=True)
         raise typer.Exit(128 + interrupt.signum) from None
     for frame in (table(marks), totals(marks)):
         numbers = frame[["points", "of"]].map("{:g}".format, na_action="ignore").fillna("–")

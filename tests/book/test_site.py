@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from lossbook.book.catalog import load_catalog
 from lossbook.book.claims import MIME
 from lossbook.book.site import SOURCE, SPEED, SiteError, build_site, find_notebooks, heading
+from lossbook.book.site.build import _tidy_exercises
 from lossbook.book.site.names import everything, public
 from lossbook.book.site.speed import speed_page
 
@@ -25,6 +26,8 @@ PICTURE = "UklGRiQAAABXRUJQVlA4IBgAAAAwAQCdASoIAAQAAUAmJaQAA3AA/vz0AAA="
 FIGURE = f'<img src="data:image/webp;base64,{PICTURE}" alt="a &lt; b | $x$ &amp; `c`" width="1" height="1">'
 PLAYER = f"""<figure class="lossbook-play"><input type="range" min="0" max="1" value="0">
 <img alt="a pixel" src="{PIXEL}"><script>document.title += "";</script></figure>"""
+SOLUTION = "def answer():\n    ### BEGIN SOLUTION\n    return 42\n    ### END SOLUTION"
+TEST = "assert answer() > 1\n### BEGIN HIDDEN TESTS\nassert answer() == the_secret\n### END HIDDEN TESTS\nprint(7)"
 SETTINGS = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
 
 
@@ -60,7 +63,8 @@ def book(tmp_path_factory, repository, first_claim) -> Path:
             new_code_cell("play(f)", execution_count=1, outputs=[html(PLAYER)]),
             new_code_cell("claim()", execution_count=2, outputs=claim),
             new_code_cell("from lossbook import losses\nlosses.comp_sum", execution_count=4, outputs=[html(FIGURE)]),
-            new_code_cell("answer = 42", execution_count=3, metadata={"nbgrader": {"solution": True}}),
+            new_code_cell(SOLUTION, execution_count=3, metadata={"nbgrader": {"solution": True}}),
+            new_code_cell(TEST, execution_count=5, metadata={"nbgrader": {"grade": True}}),
         ),
         "02-second-part/01-later.ipynb": notebook("Later"),
         "01-first-part/01-earlier.ipynb": notebook("Earlier"),
@@ -143,6 +147,38 @@ def test_solutions_are_folded(built):
 
 
 @pytest.mark.slow
+def test_hidden_tests_and_markers_stand_nowhere_in_the_site(built):
+    texts = [page.read_text(encoding="utf-8") for page in built[0].rglob("*") if page.suffix in (".html", ".js")]
+    assert any("Show the solution" in text for text in texts)
+    for word in ("the_secret", "BEGIN HIDDEN TESTS", "END HIDDEN TESTS", "BEGIN SOLUTION", "END SOLUTION"):
+        assert not any(word in text for text in texts), word
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        (SOLUTION, "def answer():\n    return 42"),
+        (TEST, "assert answer() > 1\nprint(7)"),
+        (
+            "a\n### BEGIN HIDDEN TESTS\nb\n### END HIDDEN TESTS\nc\n### BEGIN HIDDEN TESTS\nd\n### END HIDDEN TESTS",
+            "a\nc",
+        ),
+        ("a\n    ### BEGIN HIDDEN TESTS\nnever ended", "a"),
+        ("# what a BEGIN of hidden tests is", "# what a BEGIN of hidden tests is"),
+    ],
+)
+def test_what_a_reader_sees_of_an_exercise(source, shown):
+    page = {"cells": [{"cell_type": "code", "metadata": {}, "source": source.splitlines(keepends=True)}]}
+    _tidy_exercises(page)
+    assert page["cells"][0]["source"] == shown
+
+
+@pytest.mark.slow
+def test_beside_the_site_stands_only_what_sphinx_has_read(built):
+    assert {path.name for path in built[0].parent.iterdir()} == {"site", "site-src"}
+
+
+@pytest.mark.slow
 def test_the_contents_have_the_order_of_the_folders(built):
     index = (built[0] / "index.html").read_text(encoding="utf-8")
     contents = index[index.index('id="contents"') :]
@@ -161,6 +197,7 @@ def test_the_lists_name_every_paper_and_the_measured_claim(built, first_claim):
     claims = (built[0] / "claims.html").read_text(encoding="utf-8")
     assert "ece = 0.0123" in claims
     assert claims.count("✓ reproduced") == 1
+    assert re.search(r'<h2><a [^>]*href="00-start-here.html"', claims)
     assert f"Of {len(catalog.claims)} claims, 1 " in claims
 
 
@@ -183,8 +220,8 @@ def test_a_row_on_speed_shows_ratio_promise_memory_and_ceiling():
     bare = row | {"note": "", "at_least": None, "memory": None, "ceiling": None}
     page = speed_page({"machine": machine, "measurements": [row, bare]})
     first, second = page.splitlines()[-2:]
-    assert first == rf"| `g` | what<br>*so* | a\*b | {ratio} | ≥ 1.5 | 1 against 3,457 | 42% |"
-    assert second == rf"| `g` | what | a\*b | {ratio} |  |  |  |"
+    assert first == rf"| g | what<br>*so* | a\*b | {ratio} | ≥ 1.5 | 1 against 3,457 | 42% |"
+    assert second == rf"| g | what | a\*b | {ratio} |  |  |  |"
     assert "the median of 3 pairs" in page
     assert r"a\_b, 2 cores, 23.5 GiB" in page
 
@@ -250,49 +287,6 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(book, tmp_path, monkeypa
         build_site(book, out, source=book)
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
     assert (out / "index.html").read_text() == "of an earlier build"
-
-
-class Links(HTMLParser):
-    """The ids of a page, and where its links lead."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ids: set[str] = set()
-        self.links: set[str] = set()
-
-    def handle_starttag(self, tag, attrs):
-        values = dict(attrs)
-        self.ids |= {values["id"]} if values.get("id") else set()
-        if tag == "a" and values.get("href"):
-            self.links.add(values["href"])
-
-
-@pytest.mark.slow
-def test_every_link_inside_the_site_leads_somewhere(built):
-    site, _ = built
-    pages = {}
-    for page in site.rglob("*.html"):
-        if "_static" not in page.parts:
-            pages[page.resolve()] = Links()
-            pages[page.resolve()].feed(page.read_text(encoding="utf-8"))
-    lists = {"losses", "papers", "claims", "figures", "references", "speed", "for-teachers"}
-    assert lists <= {page.stem for page in pages}
-    # The home page leads to notebooks that this small book lacks; tests/test_reading_the_site.py follows those.
-    broken = [
-        f"{page.name}: {link}"
-        for page, found in pages.items()
-        for link in found.links
-        if page != site.resolve() / "index.html" and not re.match(r"\w+:", link) and not _leads(page, link, pages)
-    ]
-    assert not broken
-
-
-def _leads(page: Path, link: str, pages: dict[Path, Links]) -> bool:
-    address, _, place = link.partition("#")
-    target = (page.parent / address).resolve() if address else page
-    if target not in pages:
-        return target.is_file()
-    return not place or place in pages[target].ids
 
 
 @pytest.mark.slow

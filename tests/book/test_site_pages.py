@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +12,14 @@ import torch
 from lossbook import losses
 from lossbook.book.catalog import Catalog, Claim, Entry, load_catalog
 from lossbook.book.results import ClaimResult
+from lossbook.book.site.api import _directive
 from lossbook.book.site.build import find_notebooks
+from lossbook.book.site.claims import claims_page
 from lossbook.book.site.docstrings import formula, restructured, summary
 from lossbook.book.site.figures import mark_figures
 from lossbook.book.site.losses import golden_files
 from lossbook.book.site.markup import Book, plain
-from lossbook.book.site.names import PACKAGES, public, resolve, used
+from lossbook.book.site.names import PACKAGES, Name, public, resolve, used
 from lossbook.book.site.papers import papers_page
 from lossbook.book.site.pictures import draw
 from lossbook.book.site.references import cited, collect, references_page
@@ -35,12 +38,15 @@ def page(*cells: dict) -> dict:
 
 @pytest.fixture
 def book() -> Book:
-    claims = tuple(Claim(f"held/{i}", "text", "reproduced", "a.ipynb") for i in range(4))
+    why = {"paper": "3 > 2", "reason": "too < small"}
+    claims = tuple(Claim(f"held/{i}", "text", "reproduced", "a.ipynb", **why) for i in range(4))
     held = Entry("held", "A <b> | $title$", kind="core", arxiv="2301.00001", notebook="a.ipynb", claims=claims,
                  functions=("losses.surrogate.comp_sum", "losses.not_there"), golden=("one", "two"))  # fmt: skip
-    catalog = Catalog({"held": held, "later": Entry("later", "Later", verified=True)}, {})
+    catalog = Catalog(
+        {"held": held, "later": Entry("later", "Later", verified=True, functions=("losses.planned",))}, {}
+    )
     statuses = {"held/0": "reproduced", "held/1": "reproduced", "held/2": "not reproduced"}
-    measured = {key: ClaimResult(key, status, 3, {}) for key, status in statuses.items()}
+    measured = {key: ClaimResult(key, status, 3, {"a_b": 0.5, "c": [1, 2]}) for key, status in statuses.items()}
     return Book(catalog, {"a.ipynb": page()}, measured)
 
 
@@ -49,12 +55,29 @@ def test_a_row_of_the_papers_says_what_is_built_and_what_came_out(book):
     first, second = re.findall("<tr id=.*", text)
     assert first.startswith('<tr id="held">')
     assert '<a href="https://arxiv.org/abs/2301.00001">A &lt;b&gt; | $title$</a>' in first
-    assert "2 reproduced, 1 not reproduced, 1 not run" in first
+    assert re.sub("<[^>]*>", "", first).count("2 reproduced, 1 not reproduced, 1 not run") == 1
+    assert '<span class="lb-status lb-not-reproduced">1 not reproduced</span>' in first
     assert '<a href="a.html">Title</a>' in first
     assert '<a href="api/losses.html#lossbook.losses.comp_sum"><code>losses.comp_sum</code></a>' in first
-    assert "<code>losses.not_there</code>" in first
+    assert "not_there" not in first and "<code>losses.planned</code>" in second
     assert "numbers of public code (2 files)" in first
     assert "planned" in second and "public code, read" in second and "none yet" in second
+
+
+def test_a_claim_shows_its_paper_what_came_out_and_why(book):
+    text = claims_page(book)
+    assert "## [Title](a.ipynb)" in text
+    assert '<th colspan="3" scope="rowgroup"><a href="papers.html#held">A &lt;b&gt; | $title$</a></th>' in text
+    rows = re.findall("<tr id=.*", text)
+    assert [re.search(r'lb-status ([\w-]+)">', row)[1] for row in rows] == [
+        "lb-reproduced",
+        "lb-reproduced",
+        "lb-not-reproduced",
+        "lb-not-run",
+    ]
+    assert "✗ not reproduced</span> <strong>expected: reproduced</strong><p>too &lt; small</p>" in rows[2]
+    assert '<th scope="row">text<p>The paper: 3 &gt; 2</p></th>' in rows[2]
+    assert '<td data-label="measured">a_b = 0.5<br>c = [1, 2]</td>' in rows[2]
 
 
 @pytest.mark.parametrize("name", [one.short for one in public("losses")])
@@ -97,6 +120,51 @@ def test_a_docstring_becomes_restructured_text():
         "Args:",
         r"    q: a\*b",
     ]
+
+
+class Bag:
+    """Words.
+
+    Attributes:
+        unused: of no use.
+    """
+
+    size: int  #: how `comp_sum` is meant
+    other: int
+
+    def __init__(self, size=Path("/on/this/machine"), *, third=1 / 3, loss=losses.comp_sum, dtype=torch.float32):
+        pass
+
+    @property
+    def rows(self) -> int:
+        """A property's words."""
+
+    def take(self, n: int = 2):
+        """A method's words.
+
+        Args:
+            n: a number.
+        """
+
+    def unexplained(self):
+        pass
+
+    @classmethod
+    def empty(cls):
+        """Made of nothing."""
+
+
+def test_a_class_stands_in_the_reference_with_what_it_documents():
+    text = "\n".join(_directive(Name("lossbook.losses.Bag", "lossbook.losses.here", Bag)))
+    first, second, *_ = text.splitlines()
+    assert first == ".. py:class:: Bag(size=..., *, third=0.3333, loss=comp_sum, dtype=torch.float32)"
+    assert second == "   :module: lossbook.losses"
+    size = "   .. py:attribute:: Bag.size\n      :module: lossbook.losses\n\n      how :py:obj:`comp_sum <"
+    assert size in text
+    assert "   .. py:property:: Bag.rows" in text and "   .. py:method:: Bag.take(n=2)" in text
+    assert "      :Parameters: **n** -- a number." in text
+    assert "   .. py:method:: Bag.empty()\n      :module: lossbook.losses\n      :classmethod:\n" in text
+    assert "unexplained" not in text and "other" not in text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[3]
 SOURCE = ("conf.py", "index.md", "_static", "_templates")
 SPEED = "_static/bench.json"  # `lossbook bench --json notebooks/_static/bench.json` writes it
 CONTENTS = "<!-- contents -->"
+# nbgrader's parts of an exercise. A part without an end goes to the end of its cell.
+_HIDDEN = re.compile(r"^[^\n]*### BEGIN HIDDEN TESTS.*?(?:^[^\n]*### END HIDDEN TESTS[^\n]*(?:\n|\Z)|\Z)", re.M | re.S)
+_MARKER = re.compile(r"^[ \t]*### (?:BEGIN|END) SOLUTION[^\n]*(?:\n|\Z)", re.M)
 LISTS = ("losses", "papers", "claims", "figures", "references", "api/index", "speed")
 
 
@@ -58,8 +62,7 @@ def build_site(
     pages, fresh = out.with_name(f"{out.name}-src"), out.with_name(f"{out.name}.new")
     try:
         _write_pages(source, executed, notebooks, pages)
-        _run_sphinx(pages, fresh)
-        _replace(fresh, out)
+        _replace(_run_sphinx(pages, fresh), out)
     except OSError as error:
         # A copy of a folder holds its errors as a list.
         why = error.strerror or "the disk is full, or a file of the book cannot be read"
@@ -113,7 +116,7 @@ def _write_pages(source: Path, executed: Path, notebooks: list[str], pages: Path
         measured |= {result.key: result for result in claims_of(notebook)}
         contents[name] = notebook
         figures += mark_figures(name, notebook)
-        _fold_solutions(notebook)
+        _tidy_exercises(notebook)
         _write(new / name, json.dumps(notebook))
     book = Book(load_catalog(), contents, measured)
     lists = {
@@ -137,14 +140,14 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _run_sphinx(pages: Path, out: Path) -> None:
-    shutil.rmtree(out, ignore_errors=True)
+def _run_sphinx(pages: Path, folder: Path) -> Path:
+    """The folder of the built site, below `folder`, where Sphinx and MyST-NB also put what only they need."""
+    shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-j", "auto"]
-    doctrees = out.with_name(f"{out.name}.doctrees")
-    done = subprocess.run([*command, "-d", doctrees, pages, out], check=False)
-    shutil.rmtree(doctrees, ignore_errors=True)
+    done = subprocess.run([*command, "-d", folder / "doctrees", pages, folder / "html"], check=False)
     if done.returncode:
         raise SiteError(f"Sphinx could not build the site from {pages}; its messages are above")
+    return folder / "html"
 
 
 def _replace(new: Path, old: Path) -> None:
@@ -157,11 +160,14 @@ def _replace(new: Path, old: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def _fold_solutions(notebook: dict[str, Any]) -> None:
-    """Fold the cells that nbgrader knows as solutions, so that a reader can try first."""
+def _tidy_exercises(notebook: dict[str, Any]) -> None:
+    """Leave out hidden tests, and fold solutions, so that a reader can try first. nbgrader's markers go."""
     for cell in notebook["cells"]:
-        metadata = cell["metadata"]
-        if cell["cell_type"] == "code" and metadata.get("nbgrader", {}).get("solution"):
+        if cell["cell_type"] != "code":
+            continue
+        metadata, source = cell["metadata"], "".join(cell["source"])
+        cell["source"] = _MARKER.sub("", _HIDDEN.sub("", source)).rstrip("\n")
+        if metadata.get("nbgrader", {}).get("solution"):
             metadata["tags"] = [*metadata.get("tags", []), "hide-cell"]
             metadata["mystnb"] = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 

@@ -1,7 +1,7 @@
-"""The package's docstrings: their formulas, and a Sphinx extension that shows them.
+"""The package's docstrings: their formulas, and their text for the site.
 
 They are plain text for `help()`, not reStructuredText: a formula is an indented block, code stands between single
-backticks, and stars and bars are stars and bars. The extension turns that into what autodoc and napoleon expect.
+backticks, and stars and bars are stars and bars.
 """
 
 from __future__ import annotations
@@ -31,6 +31,16 @@ def formula(value: Any) -> str:
         if lines or line.startswith("    "):
             lines.append(line)
     return textwrap.dedent("\n".join(lines)).strip().replace("`", "")
+
+
+def documented(value: Any, own: set[str], package: str) -> list[str]:
+    """The lines of a docstring as reStructuredText, with its sections as lists; `own` and `package` as below."""
+    from sphinx.ext.napoleon import Config, GoogleDocstring
+
+    lines = restructured((inspect.getdoc(value) or "").splitlines(), own, package)
+    config: Any = Config(napoleon_use_param=False, napoleon_use_rtype=False, napoleon_use_ivar=True)
+    what: Any = "class" if inspect.isclass(value) else "function"
+    return GoogleDocstring(lines, config, what=what, obj=value).lines()
 
 
 def restructured(lines: list[str], own: set[str], package: str) -> list[str]:
@@ -82,37 +92,3 @@ def _target(code: str, package: str) -> str | None:
             return path
     ends = [full for full in everything() if full.endswith(f".{code}")]
     return ends[0] if len(ends) == 1 else None
-
-
-def setup(app: Any) -> dict[str, bool]:
-    """The extension: autodoc and napoleon, with the docstrings of this package."""
-    app.setup_extension("sphinx.ext.autodoc")
-    app.setup_extension("sphinx.ext.napoleon")
-    app.connect("config-inited", _configure)
-    app.connect("autodoc-process-docstring", _process, priority=400)  # before napoleon
-    app.connect("autodoc-skip-member", _skip)
-    return {"parallel_read_safe": True}
-
-
-def _configure(app: Any, config: Any) -> None:
-    everything()  # imported once, before Sphinx forks
-    config.add_module_names = False
-    config.autodoc_typehints = "none"
-    config.autodoc_class_signature = "mixed"
-    config.autodoc_member_order = "bysource"
-    config.napoleon_use_param = config.napoleon_use_rtype = False
-    config.napoleon_use_ivar = True
-
-
-def _process(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    try:
-        own = set(inspect.signature(value).parameters)
-    except (TypeError, ValueError):
-        own = set()
-    lines[:] = restructured(lines, own, name.split(".")[1])
-
-
-def _skip(app: Any, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
-    """What Python and scikit-learn write into a class by themselves is not part of the reference."""
-    generated = (getattr(value, "__doc__", None) or "").startswith("Alias for field number")
-    return True if generated or re.fullmatch(r"set_\w+_request", name) else None

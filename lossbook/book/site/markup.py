@@ -45,18 +45,13 @@ def row(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def notebook_link(notebook: str, notebooks: Iterable[str]) -> str:
-    """A link that takes the notebook's title as its text; the bare name where this site does not hold the notebook."""
-    return f"[]({notebook})" if notebook in notebooks else f"`{notebook}`"
-
-
 def link(address: str, text: str) -> str:
     """An HTML link; the text is escaped."""
     return f'<a href="{html.escape(address)}">{html.escape(text)}</a>'
 
 
 def notebook_anchor(book: Book, notebook: str) -> str:
-    """As `notebook_link`, in HTML, for a page at the top of the site."""
+    """A link with the notebook's title, for a page at the top of the site; the bare name where this site lacks it."""
     if notebook not in book.notebooks:
         return f"<code>{html.escape(notebook)}</code>"
     return link(notebook.removesuffix(".ipynb") + ".html", book.title(notebook))

@@ -43,7 +43,8 @@ def papers_page(book: Book) -> str:
 
 
 def _row(entry: Entry, book: Book) -> str:
-    names = " ".join(_function(path) for path in entry.functions)
+    # What a built paper needed after all is what exists; of a planned one the names are part of the plan.
+    names = " ".join(_function(path) for path in entry.functions if resolve(path) or not entry.built)
     title = link(f"https://arxiv.org/abs/{entry.arxiv}", entry.title) if entry.arxiv else html.escape(entry.title)
     cells = (
         title + (f'<br><span class="lb-names">{names}</span>' if names else ""),

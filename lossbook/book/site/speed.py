@@ -38,7 +38,7 @@ def speed_page(report: Mapping[str, Any]) -> str:
         promise = "" if one["at_least"] is None else promised(one["at_least"])
         memory = "" if one["memory"] is None else "{:,.0f} against {:,.0f}".format(*one["memory"])
         ceiling = "" if one["ceiling"] is None else f"{one['ceiling']:.0%}"
-        lines.append(row(f"`{one['group']}`", what, plain(one["peer_name"]), ratio, promise, memory, ceiling))
+        lines.append(row(plain(one["group"]), what, plain(one["peer_name"]), ratio, promise, memory, ceiling))
     return "\n".join([*lines, ""])
 
 
