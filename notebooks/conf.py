@@ -6,7 +6,7 @@ from importlib.metadata import version as _version
 
 from sphinx.search.en import SearchEnglish
 
-# What reads notebooks would compile grammars of internet addresses, for seconds, to check what no notebook has.
+# nbformat's validator would compile grammars of internet addresses, for seconds, to check what no notebook has.
 sys.modules.setdefault("rfc3987_syntax", None)
 
 project = "lossbook"

@@ -389,6 +389,8 @@ def calibrate(
 
 def main() -> None:
     """The entry point: an error is one sentence on stderr, and a status."""
+    # nbformat's validator would compile grammars of internet addresses, for seconds, to check what no notebook has.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     sys.exit(_main(sys.argv[1:]))
 
 
