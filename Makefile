@@ -2,7 +2,7 @@
 # make test    the same environment, all tests
 # make lab     JupyterLab at notebooks/
 # make lab-test  every notebook in JupyterLab and a browser: about an hour
-# make check   ruff, mypy and the quick tests, in about a minute
+# make check   ruff, mypy and the quick tests, in a few minutes
 # make hooks   have git run the checks on what is committed and pushed
 # make bench   import time, overhead of a notebook, training and metrics against the alternatives
 # make clean   remove what the other targets built; `make distclean` removes the environment too
