@@ -237,6 +237,11 @@ def steps(
     todo += [
         f"complete the line of {name} in LOSSES of tests/losses/test_contract.py, its contract" for name in in_contract
     ]
+    todo += [
+        f"say in lossbook/book/site/pictures.py how the site draws {dotted}, or why it does not"
+        for dotted, _ in functions
+        if dotted.startswith("losses.")
+    ]
     if test:
         todo.append(f"write {test}, which fails until then")
     todo.append(f"write the claims of {entry.key} in lossbook/book/catalog.toml, then the notebook that measures them")

@@ -23,6 +23,10 @@ KEY = "plackett-luce-distillation"
 PLD = Path("lossbook/losses/distillation.py")
 NOTEBOOK = Path("notebooks/06-distillation/01-plackett-luce-distillation.ipynb")
 
+pytestmark = pytest.mark.skipif(
+    KEY not in PLANNED, reason=f"{KEY} is built: name another planned paper here and in CONTRIBUTING.md"
+)
+
 
 @pytest.fixture
 def checkout(tmp_path: Path, repository: Path) -> Path:
